@@ -1,0 +1,28 @@
+#include "cpu/dispatch.h"
+
+#include <cstdlib>
+#include <cstring>
+
+#include "dlmcache/cpu_info.h"
+#include "dlmcache/norm.h"
+
+namespace dlmcache::cpu {
+
+bool has_avx2() {
+#if defined(__x86_64__)
+  static const bool available = [] {
+    const char* requested = std::getenv("DLMCACHE_CPU_ARCH");
+    if (requested && std::strcmp(requested, "baseline") == 0) return false;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  }();
+  return available;
+#else
+  return false;
+#endif
+}
+
+const char* active_arch() { return has_avx2() ? "avx2" : "baseline"; }
+
+}  // namespace dlmcache::cpu
+
+DLMCACHE_DISPATCH_CPU(rms_norm_rows, dlmcache::RmsNormParams)

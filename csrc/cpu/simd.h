@@ -1,0 +1,125 @@
+// Portable SIMD for the CPU loops: GCC vector extensions, as wide as the instruction set this file is compiled for.
+//
+// Every file in csrc/cpu is compiled once per instruction set (DLMCACHE_CPU_ARCH names it) and dispatch.cpp picks one
+// at run time, so nothing here may be visible across them: all of it lives in the namespace of its instruction set.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "dlmcache/dtype.h"
+
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
+
+#ifndef DLMCACHE_CPU_ARCH
+#define DLMCACHE_CPU_ARCH baseline
+#endif
+
+namespace dlmcache::cpu::DLMCACHE_CPU_ARCH {
+
+#ifdef __AVX2__
+inline constexpr int kLanes = 8;
+#else
+inline constexpr int kLanes = 4;
+#endif
+
+typedef float FloatVec __attribute__((vector_size(kLanes * sizeof(float))));
+typedef int32_t IntVec __attribute__((vector_size(kLanes * sizeof(int32_t))));
+typedef uint32_t UintVec __attribute__((vector_size(kLanes * sizeof(uint32_t))));
+typedef uint16_t ShortVec __attribute__((vector_size(kLanes * sizeof(uint16_t))));
+
+inline FloatVec broadcast(float value) { return FloatVec{} + value; }
+
+inline FloatVec load(const float* source) {
+  FloatVec v;
+  memcpy(&v, source, sizeof(v));
+  return v;
+}
+
+inline FloatVec load(const BFloat16* source) {
+  ShortVec bits;
+  memcpy(&bits, source, sizeof(bits));
+  const UintVec wide = __builtin_convertvector(bits, UintVec) << 16;
+  FloatVec v;
+  memcpy(&v, &wide, sizeof(v));
+  return v;
+}
+
+inline FloatVec load(const Half* source) {
+#if defined(__F16C__) && defined(__AVX2__)
+  return reinterpret_cast<FloatVec>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source))));
+#else
+  FloatVec v;
+  for (int i = 0; i < kLanes; ++i) v[i] = to_float(source[i]);
+  return v;
+#endif
+}
+
+inline void store(float* destination, FloatVec v) { memcpy(destination, &v, sizeof(v)); }
+
+inline void store(BFloat16* destination, FloatVec v) {
+  UintVec bits;
+  memcpy(&bits, &v, sizeof(bits));
+  const UintVec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const UintVec is_nan = reinterpret_cast<UintVec>((bits & 0x7fffffffu) > 0x7f800000u);
+  const ShortVec narrow = __builtin_convertvector((rounded & ~is_nan) | (0x7fc0u & is_nan), ShortVec);
+  memcpy(destination, &narrow, sizeof(narrow));
+}
+
+inline void store(Half* destination, FloatVec v) {
+#if defined(__F16C__) && defined(__AVX2__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(destination),
+                   _mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#else
+  for (int i = 0; i < kLanes; ++i) destination[i] = from_float<Half>(v[i]);
+#endif
+}
+
+inline float sum(FloatVec v) {
+  float total = 0.0f;
+  for (int i = 0; i < kLanes; ++i) total += v[i];
+  return total;
+}
+
+inline float max(FloatVec v) {
+  float largest = v[0];
+  for (int i = 1; i < kLanes; ++i) largest = v[i] > largest ? v[i] : largest;
+  return largest;
+}
+
+inline FloatVec max(FloatVec a, FloatVec b) { return a > b ? a : b; }
+
+inline FloatVec round_to_nearest(FloatVec v) {
+  const FloatVec magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it leaves no fraction bits
+  return (v + magic) - magic;
+}
+
+// e^x to about one unit in the last place; 0 below -87.3 (no subnormals), +inf above 88.7, NaN stays NaN.
+inline FloatVec exp(FloatVec x) {
+  const FloatVec low = broadcast(-87.33654f), high = broadcast(88.72283f);
+  const FloatVec clamped = x < low ? low : (x > high ? high : x);
+  const FloatVec n = round_to_nearest(clamped * 1.44269504f);
+  // x - n ln 2 in two steps keeps the reduced argument exact to fp32.
+  const FloatVec r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
+  FloatVec poly = broadcast(1.9875691500e-4f);
+  poly = poly * r + 1.3981999507e-3f;
+  poly = poly * r + 8.3334519073e-3f;
+  poly = poly * r + 4.1665795894e-2f;
+  poly = poly * r + 1.6666665459e-1f;
+  poly = poly * r + 5.0000001201e-1f;
+  const FloatVec mantissa = poly * r * r + r + 1.0f;
+  // Two half-sized powers of two: 2^n itself overflows at n = 128 although the product does not.
+  const IntVec exponent = __builtin_convertvector(n, IntVec);
+  const IntVec half_exponent = exponent >> 1;
+  const IntVec first = (half_exponent + 127) << 23, second = (exponent - half_exponent + 127) << 23;
+  FloatVec first_scale, second_scale;
+  memcpy(&first_scale, &first, sizeof(first));
+  memcpy(&second_scale, &second, sizeof(second));
+  const FloatVec value = mantissa * first_scale * second_scale;
+  const FloatVec infinity = broadcast(__builtin_inff());
+  return x < low ? FloatVec{} : (x > high ? infinity : (x == x ? value : x));
+}
+
+}  // namespace dlmcache::cpu::DLMCACHE_CPU_ARCH

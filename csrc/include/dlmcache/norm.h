@@ -1,0 +1,31 @@
+// RMSNorm of selected rows: contract between the tensor boundary, the CPU loops and the kernels.
+#pragma once
+
+#include <cstdint>
+
+#include "dlmcache/dtype.h"
+
+namespace dlmcache {
+
+struct RmsNormParams {
+  DType dtype;                // of x, weight and out
+  int64_t num_rows;           // R: rows written
+  int64_t width;              // W
+  float eps;
+  const void* x;              // [*, width], rows x_stride elements apart
+  int64_t x_stride;
+  const void* weight;         // [width]
+  const int64_t* row_index;   // [num_rows] or nullptr: row r of the result is row r of x; -1 marks an unused entry
+  void* out;                  // [num_rows, width], contiguous; rows of unused entries are zeros
+};
+
+namespace cpu {
+void rms_norm_rows(const RmsNormParams& p, int64_t begin, int64_t end);
+}  // namespace cpu
+
+namespace cuda {
+// nullptr, or what the launch failed with.
+const char* launch_rms_norm(const RmsNormParams& p, void* stream);
+}  // namespace cuda
+
+}  // namespace dlmcache

@@ -1,0 +1,57 @@
+// The one place where the operators' schemas stand. csrc/ops registers their implementations for CPU and CUDA,
+// dlmcache_cuda/ops their fake kernels and typed wrappers with the full description of every argument.
+//
+// M rows of a buffer (slots * capacity), R rows of a list (unused entries are -1 and stand at the end), S slots,
+// W width of a row, H / Hkv query / key-value heads, D head size, F width of the feed-forward, V vocabulary.
+// A row is one flat int64 index, slot * capacity + position. cu_rows [S + 1] says which part of a list is a slot's.
+
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(dlmcache, m) {
+  // rows: src [M, ...], row_index [R] -> [R, ...]
+  m.def("gather_rows(Tensor src, Tensor row_index) -> Tensor");
+  // dst [M, ...], rows [R, ...], row_index [R]
+  m.def("scatter_rows_(Tensor(a!) dst, Tensor rows, Tensor row_index) -> ()");
+
+  // norm: x [M, W], weight [W], row_index [R] -> [R, W]
+  m.def("rms_norm(Tensor x, Tensor weight, float eps, Tensor? row_index=None) -> Tensor");
+
+  // rope_cache: qkv [R, (H + 2 Hkv) D], cos_sin [capacity, D], k_cache and v_cache [M, Hkv, D] -> rotated q [R, H, D]
+  m.def(
+      "rope_scatter_kv_(Tensor qkv, Tensor cos_sin, Tensor row_index, int capacity, int num_heads, "
+      "Tensor(a!) k_cache, Tensor(b!) v_cache) -> Tensor");
+
+  // attention: q [R, H, D], k_cache and v_cache [M, Hkv, D], cu_rows [S + 1], kv_lens [S]
+  //   -> out [R, H, D], log-sum-exp [R, H] fp32 ([0] unless asked for)
+  m.def(
+      "attention_rows(Tensor q, Tensor k_cache, Tensor v_cache, Tensor cu_rows, Tensor kv_lens, int capacity, "
+      "float scale, bool return_lse=False) -> (Tensor, Tensor)");
+
+  // swiglu: gate_up [R, 2 F] -> silu(gate) * up [R, F]
+  m.def("swiglu(Tensor gate_up) -> Tensor");
+
+  // head: hidden [R, W], weight [V, W] -> token [R] int64, log_confidence [R] fp32,
+  //   second_token [R] int64, second_log_confidence [R] fp32, entropy [R] fp32 (the last three [0] unless extras)
+  m.def(
+      "head_reduce(Tensor hidden, Tensor weight, Tensor? suppress_ids=None, Tensor? confidence_suppress_ids=None, "
+      "float temperature=0.0, Tensor? row_index=None, int capacity=1, Tensor? seeds=None, Tensor? steps=None, "
+      "bool extras=False) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+
+  // random: row_index [R], seeds [S], ticks [S] -> [R] fp32 in (0, 1)
+  m.def("uniform_rows(Tensor row_index, int capacity, Tensor seeds, Tensor ticks, int stream) -> Tensor");
+
+  // row_list: begin, end, limit [S], flags [M] bool -> row_index [max_rows], cu_rows [S + 1]
+  m.def(
+      "build_rows(Tensor begin, Tensor end, int capacity, int max_rows, Tensor? flags=None, Tensor? limit=None) "
+      "-> (Tensor, Tensor)");
+  // row_index [R], cu_rows [S + 1], query [Q] -> place of each query row in the list [Q], -1 where it is not
+  m.def("find_rows(Tensor row_index, Tensor cu_rows, Tensor query, int capacity) -> Tensor");
+
+  // commit: canvas buffers tokens, commit_step [M] int64 and commit_log_confidence [M] fp32; candidates row_index [R],
+  //   cu_rows [S + 1], token [R], log_confidence [R], score [R]; per slot num_commit, steps [S], spans [S, 4]
+  //   -> committed [R] bool, status [S, 5] int64
+  m.def(
+      "commit_(Tensor(a!) tokens, Tensor(b!) commit_step, Tensor(c!) commit_log_confidence, Tensor row_index, "
+      "Tensor cu_rows, Tensor token, Tensor log_confidence, Tensor? score, Tensor num_commit, Tensor steps, "
+      "Tensor spans, Tensor end_ids, int mask_id, int capacity, int rule, float rule_value) -> (Tensor, Tensor)");
+}

@@ -1,0 +1,3 @@
+"""The operators: typed functions over ``torch.ops.dlmcache.*``, one module per family."""
+
+from dlmcache_cuda.ops.norm import rms_norm as rms_norm

@@ -1,0 +1,3 @@
+"""Plain torch twins of the operators: same names and signatures, written to be read."""
+
+from dlmcache_cuda.reference.norm import rms_norm as rms_norm

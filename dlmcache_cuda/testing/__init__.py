@@ -1,0 +1,1 @@
+"""Helpers of tests and benchmarks; nothing in the package imports this."""

@@ -1,0 +1,32 @@
+"""Devices: tests that take ``device`` run on the CPU, and on CUDA where operators and a GPU exist.
+
+``DLMCACHE_TEST_DEVICE=cpu`` or ``cuda`` restricts them to one.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from dlmcache_cuda import _extension
+
+
+def available_devices() -> list[str]:
+    requested = os.environ.get("DLMCACHE_TEST_DEVICE")
+    if requested is not None:
+        if requested not in ("cpu", "cuda"):
+            raise pytest.UsageError(f"DLMCACHE_TEST_DEVICE must be cpu or cuda, got {requested!r}")
+        return [requested]
+    return ["cpu"] + (["cuda"] if _extension.has_cuda() and torch.cuda.is_available() else [])
+
+
+@pytest.fixture(params=available_devices())
+def device(request) -> str:
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)

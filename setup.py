@@ -54,7 +54,10 @@ def find_cuda_home() -> tuple[Path | None, str]:
         if not any((home / lib / "libcudart_static.a").exists() for lib in ("lib64", "lib")):
             continue
         return home, f"toolkit at {home}"
-    return None, "no complete CUDA toolkit found (looked at CUDA_HOME, /usr/local/cuda and the PATH)"
+    return (
+        None,
+        "no complete CUDA toolkit found (looked at CUDA_HOME, /usr/local/cuda and the PATH)",
+    )
 
 
 def choose_cuda() -> tuple[Path | None, str]:
@@ -97,7 +100,9 @@ def gencode_flags(archs: list[str]) -> list[str]:
 def max_jobs() -> int:
     if jobs := os.environ.get("MAX_JOBS"):
         return max(1, int(jobs))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     try:
         free_gib = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     except (ValueError, OSError):

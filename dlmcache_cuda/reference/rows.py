@@ -9,5 +9,9 @@ from torch import Tensor
 def gather_rows(src: Tensor, row_index: Tensor) -> Tensor:
     """See :func:`dlmcache_cuda.ops.gather_rows`."""
     used = row_index >= 0
-    rows = src[row_index.clamp(min=0)] if src.shape[0] else src.new_zeros((len(row_index), *src.shape[1:]))
+    rows = (
+        src[row_index.clamp(min=0)]
+        if src.shape[0]
+        else src.new_zeros((len(row_index), *src.shape[1:]))
+    )
     return torch.where(used.view(-1, *[1] * (src.dim() - 1)), rows, torch.zeros_like(rows))

@@ -1,4 +1,4 @@
-"""Every operator on all of its samples: against the reference, opcheck, torch.compile, fake CUDA."""
+"""Every operator on all of its samples: reference, opcheck, torch.compile, fake CUDA."""
 
 from __future__ import annotations
 

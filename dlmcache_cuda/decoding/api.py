@@ -55,8 +55,8 @@ def decode(
             evenly over its steps. Default: ``gen_length``, one token per step. Without effect when
             ``threshold`` or ``factor`` is given.
         temperature: of Gumbel-max sampling; 0 takes the most probable token.
-        cfg_scale: weight of classifier-free guidance by a masked prompt; 0 is off. Doubles the work.
-        remasking: ``low_confidence`` commits the most probable tokens first, ``random`` random ones.
+        cfg_scale: weight of classifier-free guidance by a masked prompt; 0 is off. Twice the work.
+        remasking: ``low_confidence`` commits the most probable tokens first, ``random`` any.
         threshold: in (0, 1]: commit every token at least this probable, and at least one
             (Fast-dLLM; 0.9 is its usual value).
         factor: > 0: commit the longest run of most confident tokens with

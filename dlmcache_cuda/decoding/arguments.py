@@ -116,7 +116,8 @@ def _commit_rule(
 ) -> CommitRule:
     if threshold is not None and factor is not None:
         raise ValueError(
-            f"threshold and factor exclude each other, got threshold={threshold!r} and factor={factor!r}"
+            f"threshold and factor exclude each other, got threshold={threshold!r} and "
+            f"factor={factor!r}"
         )
     for name, value in (("threshold", threshold), ("factor", factor)):
         if value is not None and remasking != "low_confidence":

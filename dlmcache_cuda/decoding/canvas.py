@@ -77,7 +77,8 @@ class StepControl:
     __slots__ = ("seeds", "steps", "num_commit", "block_begin", "block_end", "spans")
 
     def __init__(self, columns: Sequence[Sequence[int]], device: torch.device) -> None:
-        """``columns``: seed, step, num_commit, gen_begin, gen_end, block_begin, block_end of each slot."""
+        """``columns``, one entry per slot each: seed, step, num_commit, then the spans: begin and
+        end of the generation region, begin and end of the block."""
         seeds, steps, num_commit, *spans = columns
         flat = [*seeds, *steps, *num_commit, *spans[2], *spans[3]]
         flat += [value for row in zip(*spans, strict=True) for value in row]

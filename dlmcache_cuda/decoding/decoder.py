@@ -22,7 +22,7 @@ _IDLE = SlotPlan(0, 0, refresh=False)
 
 
 class Decoder:
-    """Decodes sequences in a fixed number of slots; they enter with :meth:`add` and leave when done.
+    """Decodes sequences in a fixed number of slots; they :meth:`add` in and leave when done.
 
     Args:
         model: the network.

@@ -94,9 +94,8 @@ def _check_ids(model: Llada, ids: Tensor, index: int, gen_length: int) -> None:
     vocab = model.config.embedding_size
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= vocab:
-        raise ValueError(
-            f"{name} holds token id {low if low < 0 else high}; ids of this model are 0 to {vocab - 1}"
-        )
+        wrong = low if low < 0 else high
+        raise ValueError(f"{name} holds token id {wrong}; ids of this model are 0 to {vocab - 1}")
     if bool((ids == model.mask_token_id).any()):
         raise ValueError(
             f"{name} holds the mask token ({model.mask_token_id}); a prompt must be given text"

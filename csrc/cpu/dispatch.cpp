@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "dlmcache/attention.h"
 #include "dlmcache/cpu_info.h"
 #include "dlmcache/norm.h"
 
@@ -26,3 +27,5 @@ const char* active_arch() { return has_avx2() ? "avx2" : "baseline"; }
 }  // namespace dlmcache::cpu
 
 DLMCACHE_DISPATCH_CPU(rms_norm_rows, dlmcache::RmsNormParams)
+DLMCACHE_DISPATCH_CPU(attention_rows, dlmcache::AttentionParams)
+DLMCACHE_DISPATCH_CPU(attention_merge_rows, dlmcache::AttentionParams)

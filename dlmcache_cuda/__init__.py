@@ -6,7 +6,7 @@
 >>> out.text[0], out.stats.tokens_per_second
 """
 
-from dlmcache_cuda import _extension  # noqa: I001  (loads the operators before anything uses them)
+from dlmcache_cuda import _extension as _extension
 from dlmcache_cuda._extension import build_info as build_info
 from dlmcache_cuda.decoding import DecodedSequence as DecodedSequence
 from dlmcache_cuda.decoding import Decoder as Decoder

@@ -3,8 +3,10 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "dlmcache/commit.h"
 #include "dlmcache/cpu_info.h"
 #include "dlmcache/norm.h"
+#include "dlmcache/row_list.h"
 
 namespace dlmcache::cpu {
 
@@ -26,3 +28,7 @@ const char* active_arch() { return has_avx2() ? "avx2" : "baseline"; }
 }  // namespace dlmcache::cpu
 
 DLMCACHE_DISPATCH_CPU(rms_norm_rows, dlmcache::RmsNormParams)
+DLMCACHE_DISPATCH_CPU(count_rows, dlmcache::BuildRowsParams)
+DLMCACHE_DISPATCH_CPU(build_rows, dlmcache::BuildRowsParams)
+DLMCACHE_DISPATCH_CPU(find_rows, dlmcache::FindRowsParams)
+DLMCACHE_DISPATCH_CPU(commit_slots, dlmcache::CommitParams)

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "dlmcache/commit.h"
+#include "dlmcache/attention.h"
 #include "dlmcache/cpu_info.h"
 #include "dlmcache/norm.h"
 #include "dlmcache/rope_cache.h"
@@ -39,3 +40,5 @@ DLMCACHE_DISPATCH_CPU(count_rows, dlmcache::BuildRowsParams)
 DLMCACHE_DISPATCH_CPU(build_rows, dlmcache::BuildRowsParams)
 DLMCACHE_DISPATCH_CPU(find_rows, dlmcache::FindRowsParams)
 DLMCACHE_DISPATCH_CPU(commit_slots, dlmcache::CommitParams)
+DLMCACHE_DISPATCH_CPU(attention_rows, dlmcache::AttentionParams)
+DLMCACHE_DISPATCH_CPU(attention_merge_rows, dlmcache::AttentionParams)

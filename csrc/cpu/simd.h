@@ -122,4 +122,26 @@ inline FloatVec exp(FloatVec x) {
   return x < low ? FloatVec{} : (x > high ? infinity : (x == x ? value : x));
 }
 
+// e^x for x <= 0, about half the work of exp(): 0 below -87.3 and for -inf, NaN stays NaN; wrong above 88.
+inline FloatVec exp_nonpositive(FloatVec x) {
+  // The bits of x / ln 2 + 1.5 * 2^23 + 127 end in the biased exponent of the nearest power of two.
+  const FloatVec magic = broadcast(12582912.0f + 127.0f);
+  const FloatVec shifted = x * 1.44269504f + magic;
+  const FloatVec n = shifted - magic;
+  const FloatVec r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+  FloatVec poly = broadcast(1.9875691500e-4f);
+  poly = poly * r + 1.3981999507e-3f;
+  poly = poly * r + 8.3334519073e-3f;
+  poly = poly * r + 4.1665795894e-2f;
+  poly = poly * r + 1.6666665459e-1f;
+  poly = poly * r + 5.0000001201e-1f;
+  const FloatVec mantissa = poly * r * r + r + 1.0f;
+  UintVec bits;
+  memcpy(&bits, &shifted, sizeof(bits));
+  bits <<= 23;
+  FloatVec power;
+  memcpy(&power, &bits, sizeof(power));
+  return x < broadcast(-87.33654f) ? FloatVec{} : mantissa * power;
+}
+
 }  // namespace dlmcache::cpu::DLMCACHE_CPU_ARCH

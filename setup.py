@@ -2,13 +2,14 @@
 
 Environment (all optional; what was decided and why is printed):
 
-DLMCACHE_WITH_CUDA   auto (default): with CUDA when a complete toolkit is found; 1: required; 0: without
-DLMCACHE_CUDA_ARCHS  architectures, e.g. "80;90;100+PTX" (default: those of this list that nvcc knows)
-CUDA_HOME            the toolkit; otherwise /usr/local/cuda, then the folder above ``nvcc`` on the PATH
-MAX_JOBS             compiler processes at a time (default: cores, at most one per 2 GiB of memory)
+DLMCACHE_WITH_CUDA   auto (default): with CUDA when a complete toolkit is found; 1: required; 0: no
+DLMCACHE_CUDA_ARCHS  architectures; default "80;90;100+PTX", less those that nvcc does not know
+CUDA_HOME            the toolkit; otherwise /usr/local/cuda, then the folder above nvcc on the PATH
+MAX_JOBS             compiler processes at a time; default: cores, but at most one per 2 GiB free
 
-Whether CUDA is built never depends on a visible GPU or on a CUDA build of torch: sources under csrc/cuda include no
-torch header, are compiled by nvcc directly, and reach torch through its stable ABI.
+Whether CUDA is built never depends on a visible GPU or on a CUDA build of torch: sources under
+csrc/cuda include no torch header, are compiled by nvcc directly, and reach torch through its
+stable ABI.
 """
 
 from __future__ import annotations
@@ -25,13 +26,12 @@ from pathlib import Path
 from setuptools import setup
 
 try:
-    import pybind11
     import torch
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 except ModuleNotFoundError as error:
     raise SystemExit(
-        f"dlmcache_cuda: building needs torch >= 2.11 and pybind11 ({error}). Install both first "
-        "when you pass --no-build-isolation; without it pip provides them."
+        f"dlmcache_cuda: building needs torch >= 2.11 ({error}). Install it first when you pass "
+        "--no-build-isolation; without that option pip provides it."
     ) from error
 
 ROOT = Path(__file__).parent.resolve()
@@ -43,7 +43,7 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 
 
 def find_cuda_home() -> tuple[Path | None, str]:
-    """The toolkit's folder, or None and why. Complete means: nvcc, headers and the static runtime."""
+    """The toolkit's folder, or None and why. It must hold nvcc, headers and the static runtime."""
     candidates = [os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
     if nvcc := shutil.which("nvcc"):
         candidates.append(str(Path(nvcc).resolve().parents[1]))
@@ -54,7 +54,10 @@ def find_cuda_home() -> tuple[Path | None, str]:
         if not any((home / lib / "libcudart_static.a").exists() for lib in ("lib64", "lib")):
             continue
         return home, f"toolkit at {home}"
-    return None, "no complete CUDA toolkit found (looked at CUDA_HOME, /usr/local/cuda and the PATH)"
+    return (
+        None,
+        "no complete CUDA toolkit found (looked at CUDA_HOME, /usr/local/cuda and the PATH)",
+    )
 
 
 def choose_cuda() -> tuple[Path | None, str]:
@@ -97,7 +100,9 @@ def gencode_flags(archs: list[str]) -> list[str]:
 def max_jobs() -> int:
     if jobs := os.environ.get("MAX_JOBS"):
         return max(1, int(jobs))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     try:
         free_gib = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     except (ValueError, OSError):
@@ -142,7 +147,7 @@ class Build(BuildExtension):
 
     def cpu_commands(self, out: Path) -> list[tuple[list[str], Path, Path]]:
         compiler = os.environ.get("CXX", "c++")
-        # No errno and no traps, so that loops vectorise; associativity stays, so that sums are the same everywhere.
+        # No errno and no traps, so that loops vectorise; the order of sums stays as written.
         base = [compiler, "-O3", "-g0", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wall",
                 "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wno-psabi",
                 f"-I{CSRC}", f"-I{CSRC / 'include'}"]  # fmt: skip
@@ -185,6 +190,13 @@ print(
     flush=True,
 )
 
+try:
+    import pybind11
+
+    PYBIND11 = [pybind11.get_include()]
+except ModuleNotFoundError:
+    PYBIND11 = []  # torch ships the headers too
+
 GENERATED = ROOT / "build/generated"
 header = GENERATED / "dlmcache_build_info.h"
 text = f'#define DLMCACHE_BUILD_INFO R"json({json.dumps(BUILD_INFO)})json"\n'
@@ -197,7 +209,7 @@ sources += sorted(str(path.relative_to(ROOT)) for path in (CSRC / "ops").glob("*
 extension = CppExtension(
     "dlmcache_cuda._C",
     sources,
-    include_dirs=[str(CSRC), str(CSRC / "include"), str(GENERATED), pybind11.get_include()],
+    include_dirs=[str(CSRC), str(CSRC / "include"), str(GENERATED), *PYBIND11],
     extra_compile_args={
         "cxx": [
             "-O2",

@@ -1,4 +1,4 @@
-"""Every operator on all of its samples: against the reference, opcheck, torch.compile, fake CUDA."""
+"""Every operator on all of its samples: reference, opcheck, torch.compile, fake CUDA."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def test_opcheck(sample, device):
 
 def test_fake_cuda_tensors(sample):
     expected = outputs(overload(sample), sample)
-    with FakeTensorMode() as mode:
+    with FakeTensorMode():
         fake = sample.map_tensors(
-            lambda t: mode.from_tensor(t).to("cuda") if t.numel() else torch.empty_like(t, device="cuda")
+            lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="cuda:0")
         )
         results = outputs(overload(sample), fake)
     for result, expected_ in zip(results, expected, strict=True):

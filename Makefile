@@ -1,0 +1,54 @@
+# make help lists the targets. Each works from a fresh clone and any number of times.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test test-python test-cpp bench lint format clean
+
+# The interpreter is found (and its environment made, if need be) when the first recipe asks for it.
+STAMPS := .stamps
+PY = $$(cat $(STAMPS)/python)
+# Tools installed beside the interpreter (clang-format, cmake) come before the system's.
+TOOLS = PATH="$$(dirname $(PY)):$$PATH"
+export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## prepare the Python environment (.venv, or the current one when it has torch)
+	@mkdir -p $(STAMPS)
+	@scripts/environment.sh > $(STAMPS)/python.new
+	@mv $(STAMPS)/python.new $(STAMPS)/python
+
+build: setup ## compile the extension in place (CUDA operators too when a toolkit is found)
+	@echo "build: compiling dlmcache_cuda._C (log in $(STAMPS)/build.log)"
+	@$(PY) setup.py build_ext --inplace > $(STAMPS)/build.log 2>&1 || { tail -n 40 $(STAMPS)/build.log; exit 1; }
+	@grep -h '^dlmcache_cuda:' $(STAMPS)/build.log
+
+demo: build ## decode held-out questions with the bundled model, with and without caches
+	@$(PY) -m dlmcache_cuda demo
+
+test: test-python test-cpp ## everything that CI runs
+	@echo "make test: all passed"
+
+test-python: build ## operators, model, decoding, command line
+	@$(PY) -m pytest python_tests $(PYTEST_ARGS)
+
+test-cpp: setup ## torch-free C++ tests and the kernels on the host, plain and under sanitizers
+	@$(TOOLS) scripts/test_cpp.sh $(JOBS)
+
+bench: build ## time every operator and every cache; results go to build/bench
+	@$(PY) -m benchmarks.run $(BENCH_ARGS)
+
+lint: setup ## ruff and clang-format, without changing anything
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' | $(TOOLS) xargs clang-format --dry-run -Werror
+
+format: setup ## apply ruff and clang-format
+	@$(PY) -m ruff check --fix -q .
+	@$(PY) -m ruff format -q .
+	@git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' | $(TOOLS) xargs clang-format -i
+
+clean: ## remove what was built (keeps .venv)
+	rm -rf build $(STAMPS) dlmcache_cuda/_C*.so *.egg-info

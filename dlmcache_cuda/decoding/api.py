@@ -1,0 +1,131 @@
+"""decode(): the one call that users make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from dlmcache_cuda.decoding.arguments import check_batch_size, check_seeds, check_settings
+from dlmcache_cuda.decoding.decoder import Decoder
+from dlmcache_cuda.decoding.events import StepEvent
+from dlmcache_cuda.decoding.output import DecodedSequence, DecodeOutput, DecodeStats
+from dlmcache_cuda.decoding.prompts import tokenize_prompts
+from dlmcache_cuda.model.llada import Llada
+from dlmcache_cuda.policies import PolicyConfig, make_policy
+
+# Slots begin at multiples of this, so that rows of every slot are equally aligned.
+_CAPACITY_STEP = 16
+
+
+def decode(
+    model: Llada,
+    prompts: str | Sequence[Any] | Tensor,
+    *,
+    gen_length: int = 128,
+    block_length: int | None = None,
+    steps: int | None = None,
+    temperature: float = 0.0,
+    cfg_scale: float = 0.0,
+    remasking: str = "low_confidence",
+    threshold: float | None = None,
+    factor: float | None = None,
+    cache: str | PolicyConfig = "none",
+    stop_at_eos: bool = True,
+    seed: int | Sequence[int] | None = None,
+    callback: Callable[[StepEvent], None] | None = None,
+    logits_eos_inf: bool = False,
+    confidence_eos_eot_inf: bool = False,
+    batch_size: int | None = None,
+) -> DecodeOutput:
+    """Decodes prompts with a diffusion language model.
+
+    The canvas of a sequence is its prompt followed by ``gen_length`` masks. Blocks are decoded from
+    left to right; each step predicts the masked positions of the block and commits some of them.
+
+    Args:
+        model: from :func:`dlmcache_cuda.load`.
+        prompts: a string, a chat (list of ``{"role", "content"}`` messages), a tensor ``[P]`` or
+            ``[B, P]`` of token ids, or a list of strings, chats or 1-D id tensors of any lengths.
+            Strings are encoded as they are, chats through the checkpoint's chat template.
+        gen_length: positions to decode.
+        block_length: positions of a block; divides ``gen_length``. Default: one block.
+        steps: steps over all blocks, a multiple of their number; each block's masks are spread
+            evenly over its steps. Default: ``gen_length``, one token per step. Without effect when
+            ``threshold`` or ``factor`` is given.
+        temperature: of Gumbel-max sampling; 0 takes the most probable token.
+        cfg_scale: weight of classifier-free guidance by a masked prompt; 0 is off. Twice the work.
+        remasking: ``low_confidence`` commits the most probable tokens first, ``random`` any.
+        threshold: in (0, 1]: commit every token at least this probable, and at least one
+            (Fast-dLLM; 0.9 is its usual value).
+        factor: > 0: commit the longest run of most confident tokens with
+            ``(n + 1) (1 - confidence_n) < factor``, and at least one (Fast-dLLM).
+        cache: what is recomputed at a step: a name (``none``, ``prefix``, ``dual``) or the config
+            object of a policy.
+        stop_at_eos: end a sequence as soon as an end token has no mask before it. The text is the
+            same either way: commits are final.
+        seed: of all random numbers: an integer, one integer per prompt, or None (drawn from torch's
+            default generator). A sequence's numbers depend on its own seed only.
+        callback: called with a :class:`StepEvent` after every step. Its exceptions end the call.
+        logits_eos_inf: never predict the end-of-text token.
+        confidence_eos_eot_inf: give end tokens confidence 0, so that they are committed last.
+        batch_size: sequences in flight; others wait and take the slots of those that ended.
+            Default: 16, or the number of prompts.
+
+    Returns:
+        Tokens, text and statistics. A sequence gets the same tokens whatever else is in the batch.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above; nothing was computed.
+        FloatingPointError: logits were NaN or infinite.
+
+    Source: LLaDA (arXiv 2502.09992) reference decoding; Fast-dLLM (arXiv 2505.22618).
+    """
+    settings = check_settings(
+        model,
+        gen_length=gen_length,
+        block_length=block_length,
+        steps=steps,
+        temperature=temperature,
+        cfg_scale=cfg_scale,
+        remasking=remasking,
+        threshold=threshold,
+        factor=factor,
+        stop_at_eos=stop_at_eos,
+        callback=callback,
+        logits_eos_inf=logits_eos_inf,
+        confidence_eos_eot_inf=confidence_eos_eot_inf,
+    )
+    policy = make_policy(cache)
+    prompt_ids = tokenize_prompts(model, prompts, settings.gen_length)
+    seeds = check_seeds(seed, len(prompt_ids))
+    num_slots = check_batch_size(batch_size, len(prompt_ids))
+    longest = max(ids.numel() for ids in prompt_ids) + settings.gen_length
+    decoder = Decoder(
+        model,
+        policy,
+        settings,
+        num_slots=num_slots,
+        capacity=-(-longest // _CAPACITY_STEP) * _CAPACITY_STEP,
+    )
+    finished: dict[int, DecodedSequence] = {}
+    waiting = iter(range(len(prompt_ids)))
+    while len(finished) < len(prompt_ids):
+        while decoder.has_free_slot and (sequence := next(waiting, None)) is not None:
+            decoder.add(sequence, prompt_ids[sequence], seeds[sequence])
+        finished.update(decoder.step())
+    return _output([finished[index] for index in range(len(prompt_ids))], decoder)
+
+
+def _output(sequences: list[DecodedSequence], decoder: Decoder) -> DecodeOutput:
+    stats = DecodeStats(
+        forwards=decoder.forwards,
+        sequence_forwards=sum(sequence.forwards for sequence in sequences),
+        rows_computed=sum(sequence.rows_computed for sequence in sequences),
+        rows_vanilla=sum(sequence.rows_vanilla for sequence in sequences),
+        refreshes=sum(sequence.refreshes for sequence in sequences),
+        visible_tokens=sum(sequence.visible_ids.numel() for sequence in sequences),
+        seconds=decoder.timer.result(),
+    )
+    return DecodeOutput(sequences, stats)

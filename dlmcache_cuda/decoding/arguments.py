@@ -1,0 +1,167 @@
+"""Checks of decode()'s arguments, all of them before any work is done."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+from dlmcache_cuda.decoding.seeds import fresh_seed, sequence_seed
+from dlmcache_cuda.model.llada import Llada
+from dlmcache_cuda.samplers import REMASKINGS, CommitRule, Factor, FixedK, Sampler, Threshold
+
+DEFAULT_BATCH_SIZE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeSettings:
+    """What a decoder is asked to do, checked and completed."""
+
+    gen_length: int
+    block_length: int
+    sampler: Sampler
+    stop_at_eos: bool
+    callback: Callable[[Any], None] | None = None
+
+    @property
+    def num_blocks(self) -> int:
+        return self.gen_length // self.block_length
+
+
+def _integer(name: str, value: Any, minimum: int) -> int:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer >= {minimum}, got {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} must be an integer >= {minimum}, got {value}")
+    return int(value)
+
+
+def _number(name: str, value: Any, allowed: str, valid: Callable[[float], bool]) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number {allowed}, got {value!r}")
+    if not math.isfinite(value) or not valid(float(value)):
+        raise ValueError(f"{name} must be a number {allowed}, got {value}")
+    return float(value)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def check_settings(
+    model: Llada,
+    *,
+    gen_length: int,
+    block_length: int | None,
+    steps: int | None,
+    temperature: float,
+    cfg_scale: float,
+    remasking: str,
+    threshold: float | None,
+    factor: float | None,
+    stop_at_eos: bool,
+    callback: Callable[[Any], None] | None,
+    logits_eos_inf: bool,
+    confidence_eos_eot_inf: bool,
+) -> DecodeSettings:
+    """The settings of :func:`dlmcache_cuda.decode`, or an error that names the argument."""
+    if not isinstance(model, Llada):
+        raise TypeError(
+            f"model must be what dlmcache_cuda.load() returns, got {type(model).__name__}"
+        )
+    gen_length = _integer("gen_length", gen_length, 1)
+    block_length = gen_length if block_length is None else _integer("block_length", block_length, 1)
+    if gen_length % block_length:
+        raise ValueError(f"block_length must divide gen_length ({gen_length}), got {block_length}")
+    if remasking not in REMASKINGS:
+        raise ValueError(f"remasking must be one of {', '.join(REMASKINGS)}, got {remasking!r}")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable or None, got {type(callback).__name__}")
+    temperature = _number("temperature", temperature, ">= 0", lambda value: value >= 0)
+    end_ids = model.end_token_ids
+    suppress: tuple[int, ...] = ()
+    if _flag("logits_eos_inf", logits_eos_inf):
+        suppress = tuple(end_ids[:1])
+    without_confidence: tuple[int, ...] = ()
+    if _flag("confidence_eos_eot_inf", confidence_eos_eot_inf):
+        # The reference puts -inf into the noised logits for the first id and into the plain ones
+        # for the others; without noise both are one tensor.
+        without_confidence = tuple(end_ids if temperature == 0 else end_ids[1:])
+    sampler = Sampler(
+        rule=_commit_rule(
+            gen_length // block_length, gen_length, steps, threshold, factor, remasking
+        ),
+        remasking=remasking,
+        temperature=temperature,
+        cfg_scale=_number("cfg_scale", cfg_scale, ">= 0", lambda value: value >= 0),
+        suppress_ids=suppress,
+        confidence_suppress_ids=without_confidence,
+    )
+    return DecodeSettings(
+        gen_length, block_length, sampler, _flag("stop_at_eos", stop_at_eos), callback
+    )
+
+
+def _commit_rule(
+    num_blocks: int,
+    gen_length: int,
+    steps: int | None,
+    threshold: float | None,
+    factor: float | None,
+    remasking: str,
+) -> CommitRule:
+    if threshold is not None and factor is not None:
+        raise ValueError(
+            f"threshold and factor exclude each other, got threshold={threshold!r} and "
+            f"factor={factor!r}"
+        )
+    for name, value in (("threshold", threshold), ("factor", factor)):
+        if value is not None and remasking != "low_confidence":
+            raise ValueError(
+                f"{name} compares confidences and needs remasking='low_confidence', "
+                f"got remasking={remasking!r}"
+            )
+    if steps is not None:
+        steps = _integer("steps", steps, 1)
+    if threshold is not None:
+        return Threshold(_number("threshold", threshold, "in (0, 1]", lambda value: 0 < value <= 1))
+    if factor is not None:
+        return Factor(_number("factor", factor, "> 0", lambda value: value > 0))
+    steps = gen_length if steps is None else steps
+    if steps % num_blocks:
+        raise ValueError(
+            f"steps must be a multiple of the number of blocks ({num_blocks} = gen_length / "
+            f"block_length), got {steps}"
+        )
+    return FixedK(steps // num_blocks)
+
+
+def check_seeds(seed: int | Sequence[int] | None, num_prompts: int) -> list[int]:
+    """One seed per prompt from what the user gave."""
+    if seed is None:
+        seed = fresh_seed()
+    if isinstance(seed, Integral) and not isinstance(seed, bool):
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"seed must be in [0, 2^63), got {seed}")
+        return [sequence_seed(int(seed), index) for index in range(num_prompts)]
+    if isinstance(seed, (str, bytes)) or not isinstance(seed, Sequence):
+        raise TypeError(f"seed must be an integer, one integer per prompt, or None, got {seed!r}")
+    if len(seed) != num_prompts:
+        raise ValueError(
+            f"seed must hold one integer per prompt ({num_prompts}), got {len(seed)} of them"
+        )
+    for value in seed:
+        if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= value < 2**63:
+            raise ValueError(f"seed must hold integers in [0, 2^63), got {value!r}")
+    return [int(value) for value in seed]
+
+
+def check_batch_size(batch_size: int | None, num_prompts: int) -> int:
+    """Number of slots: at most one per prompt."""
+    if batch_size is None:
+        return min(num_prompts, DEFAULT_BATCH_SIZE)
+    return min(num_prompts, _integer("batch_size", batch_size, 1))

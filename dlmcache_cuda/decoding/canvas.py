@@ -1,0 +1,90 @@
+"""The device buffers of a decoder: canvases, caches and the control block of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dlmcache_cuda.cache.kv_cache import KVCache
+from dlmcache_cuda.model.llada import Llada
+
+NEVER = -1
+
+
+class Canvas:
+    """Tokens of every slot, when and how surely each was committed, and the K/V cache.
+
+    With guidance every slot has a twin, ``num_slots`` places behind it, whose prompt is masked. All
+    buffers are flat: position p of slot s is entry ``s * capacity + p``.
+    """
+
+    def __init__(self, model: Llada, num_slots: int, capacity: int, guided: bool) -> None:
+        self.num_slots = num_slots
+        self.capacity = capacity
+        self.guided = guided
+        self.mask_id = model.mask_token_id
+        self.pad_id = model.pad_token_id
+        self.network_slots = 2 * num_slots if guided else num_slots
+        config, device = model.config, model.device
+        entries = num_slots * capacity
+        self.network_tokens = torch.full(
+            (self.network_slots * capacity,), self.pad_id, dtype=torch.int64, device=device
+        )
+        self.tokens = self.network_tokens[:entries]
+        self.commit_step = torch.full((entries,), NEVER, dtype=torch.int64, device=device)
+        self.log_confidence = torch.full((entries,), float("nan"), device=device)
+        self.is_prompt = torch.zeros(entries, dtype=torch.bool, device=device) if guided else None
+        self.cache = KVCache(
+            config.n_layers,
+            self.network_slots,
+            capacity,
+            config.n_kv_heads,
+            config.head_dim,
+            dtype=model.dtype,
+            device=device,
+        )
+
+    def slot_range(self, slot: int, begin: int = 0, end: int | None = None) -> slice:
+        """Entries of positions ``[begin, end)`` of a slot."""
+        base = slot * self.capacity
+        return slice(base + begin, base + (self.capacity if end is None else end))
+
+    def enter(self, slot: int, prompt_ids: Tensor, length: int) -> None:
+        """Writes a prompt and masks behind it up to ``length``."""
+        prompt_length = prompt_ids.numel()
+        self.tokens[self.slot_range(slot)] = self.pad_id
+        self.tokens[self.slot_range(slot, 0, prompt_length)] = prompt_ids.to(self.tokens.device)
+        self.tokens[self.slot_range(slot, prompt_length, length)] = self.mask_id
+        self.commit_step[self.slot_range(slot)] = NEVER
+        self.log_confidence[self.slot_range(slot)] = float("nan")
+        if self.is_prompt is not None:
+            self.is_prompt[self.slot_range(slot)] = False
+            self.is_prompt[self.slot_range(slot, 0, prompt_length)] = True
+            self.mirror()
+
+    def mirror(self) -> None:
+        """Brings the guidance twins up to date: the same tokens, the prompt masked."""
+        if self.is_prompt is not None:
+            twins = self.network_tokens[self.tokens.numel() :]
+            torch.where(self.is_prompt, self.mask_id, self.tokens, out=twins)
+
+
+class StepControl:
+    """What the host tells the device for one step: one small copy, cut into named vectors."""
+
+    __slots__ = ("seeds", "steps", "num_commit", "block_begin", "block_end", "spans")
+
+    def __init__(self, columns: Sequence[Sequence[int]], device: torch.device) -> None:
+        """``columns``, one entry per slot each: seed, step, num_commit, then the spans: begin and
+        end of the generation region, begin and end of the block."""
+        seeds, steps, num_commit, *spans = columns
+        flat = [*seeds, *steps, *num_commit, *spans[2], *spans[3]]
+        flat += [value for row in zip(*spans, strict=True) for value in row]
+        slots = len(seeds)
+        block = torch.tensor(flat, dtype=torch.int64).to(device, non_blocking=True)
+        self.seeds, self.steps, self.num_commit, self.block_begin, self.block_end = block[
+            : 5 * slots
+        ].view(5, slots)
+        self.spans = block[5 * slots :].view(slots, 4)

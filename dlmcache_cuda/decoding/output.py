@@ -1,0 +1,128 @@
+"""What decode() returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedSequence:
+    """One decoded sequence; ``P`` prompt tokens, ``G`` positions of the generation region.
+
+    Attributes:
+        prompt_ids: ``[P]`` int64, CPU.
+        ids: ``[G]`` int64, CPU. Masks behind the first end token are replaced by the pad token.
+        visible_ids: ids before the first end token.
+        text: the visible ids as text; None when the checkpoint has no tokenizer.
+        commit_step: ``[G]`` int64: at which of the sequence's own forwards, counted from 0, each
+            position was committed; -1 where it never was.
+        confidence: ``[G]`` float32: confidence at commit; NaN where never committed.
+        forwards: number of forwards of this sequence (NFE).
+        rows_computed: rows that entered the network, summed over forwards and layers.
+        rows_vanilla: the same for vanilla decoding with as many forwards.
+        refreshes: forwards that computed the whole canvas.
+        stop_reason: ``end_of_text`` (an end token with no mask before it), ``length`` (every step
+            was made), or ``stalled`` (only mask tokens were predicted, so nothing was committed).
+    """
+
+    prompt_ids: Tensor
+    ids: Tensor
+    visible_ids: Tensor
+    text: str | None
+    commit_step: Tensor
+    confidence: Tensor
+    forwards: int
+    rows_computed: int
+    rows_vanilla: int
+    refreshes: int
+    stop_reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain Python values, for JSON; NaN confidences become None."""
+        return {
+            "prompt_ids": self.prompt_ids.tolist(),
+            "ids": self.ids.tolist(),
+            "visible_ids": self.visible_ids.tolist(),
+            "text": self.text,
+            "commit_step": self.commit_step.tolist(),
+            "confidence": [None if c != c else c for c in self.confidence.tolist()],
+            "forwards": self.forwards,
+            "rows_computed": self.rows_computed,
+            "rows_vanilla": self.rows_vanilla,
+            "refreshes": self.refreshes,
+            "stop_reason": self.stop_reason,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeStats:
+    """Statistics of one decode() call.
+
+    Attributes:
+        forwards: calls of the network; one call serves all sequences in flight.
+        sequence_forwards: forwards summed over sequences.
+        rows_computed: rows that entered the network, summed over forwards and layers.
+        rows_vanilla: what vanilla decoding would have computed in as many forwards.
+        refreshes: forwards of a sequence that computed its whole canvas, summed over sequences.
+        visible_tokens: tokens before the first end token, summed over sequences.
+        seconds: wall time by phase: ``plan``, ``network``, ``head``, ``commit``, ``readback`` and
+            ``total``. On a GPU work is queued, so what it takes shows up in ``readback``.
+    """
+
+    forwards: int
+    sequence_forwards: int
+    rows_computed: int
+    rows_vanilla: int
+    refreshes: int
+    visible_tokens: int
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Visible tokens per second of wall time."""
+        return self.visible_tokens / self.seconds["total"] if self.seconds.get("total") else 0.0
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """Visible tokens per forward of a sequence, averaged over sequences."""
+        return self.visible_tokens / self.sequence_forwards if self.sequence_forwards else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "forwards": self.forwards,
+            "sequence_forwards": self.sequence_forwards,
+            "rows_computed": self.rows_computed,
+            "rows_vanilla": self.rows_vanilla,
+            "refreshes": self.refreshes,
+            "visible_tokens": self.visible_tokens,
+            "tokens_per_second": self.tokens_per_second,
+            "tokens_per_forward": self.tokens_per_forward,
+            "seconds": dict(self.seconds),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeOutput:
+    """Everything that a decode() call produced, sequences in the order of the prompts."""
+
+    sequences: list[DecodedSequence]
+    stats: DecodeStats
+
+    @property
+    def text(self) -> list[str | None]:
+        """Visible text of every sequence."""
+        return [sequence.text for sequence in self.sequences]
+
+    @property
+    def ids(self) -> list[Tensor]:
+        """Generation region of every sequence, ``[G]`` each."""
+        return [sequence.ids for sequence in self.sequences]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "sequences": [sequence.to_dict() for sequence in self.sequences],
+            "stats": self.stats.to_dict(),
+        }

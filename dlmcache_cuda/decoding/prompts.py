@@ -1,0 +1,108 @@
+"""From what users pass as prompts to token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlmcache_cuda.model.llada import Llada
+
+_ALLOWED = (
+    "a string, a chat (list of {'role', 'content'} messages), a tensor of token ids, or a list of "
+    "strings, chats or 1-D id tensors"
+)
+
+
+def tokenize_prompts(model: Llada, prompts: Any, gen_length: int) -> list[Tensor]:
+    """Token ids of every prompt, ``[P]`` int64 on the CPU, checked against the model.
+
+    Strings are encoded as they are, chats through the checkpoint's chat template.
+    """
+    ids = [
+        _to_ids(model, prompt, f"prompts[{index}]" if several else "prompts")
+        for several, items in [_split(prompts)]
+        for index, prompt in enumerate(items)
+    ]
+    for index, prompt_ids in enumerate(ids):
+        _check_ids(model, prompt_ids, index, gen_length)
+    return ids
+
+
+def _is_chat(value: Any) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and len(value) > 0
+        and all(isinstance(message, Mapping) for message in value)
+    )
+
+
+def _split(prompts: Any) -> tuple[bool, list[Any]]:
+    """Whether several prompts were given, and the list of them."""
+    if isinstance(prompts, str) or _is_chat(prompts):
+        return False, [prompts]
+    if isinstance(prompts, Tensor):
+        if prompts.dim() not in (1, 2):
+            raise ValueError(
+                f"prompts must be a 1-D or 2-D tensor of token ids, got shape {list(prompts.shape)}"
+            )
+        return (False, [prompts]) if prompts.dim() == 1 else (True, list(prompts))
+    if isinstance(prompts, Sequence) and not isinstance(prompts, (bytes, Mapping)):
+        if not prompts:
+            raise ValueError(f"prompts is empty; it must be {_ALLOWED}")
+        if all(isinstance(item, int) and not isinstance(item, bool) for item in prompts):
+            return False, [prompts]
+        return True, list(prompts)
+    raise TypeError(f"prompts must be {_ALLOWED}, got {type(prompts).__name__}")
+
+
+def _to_ids(model: Llada, prompt: Any, name: str) -> Tensor:
+    if isinstance(prompt, str):
+        return torch.tensor(model.tokenizer(prompt)["input_ids"], dtype=torch.int64)
+    if _is_chat(prompt):
+        for message in prompt:
+            if "role" not in message or "content" not in message:
+                raise ValueError(
+                    f"{name}: every message of a chat needs 'role' and 'content', "
+                    f"got keys {sorted(message)}"
+                )
+        # return_dict=False: transformers 5 returns a mapping by default.
+        ids = model.tokenizer.apply_chat_template(
+            list(prompt), add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        return torch.tensor(ids, dtype=torch.int64)
+    if isinstance(prompt, Tensor):
+        if prompt.dim() != 1:
+            raise ValueError(f"{name} must be a 1-D tensor of ids, got shape {list(prompt.shape)}")
+        if prompt.is_floating_point() or prompt.is_complex() or prompt.dtype == torch.bool:
+            raise TypeError(f"{name} must hold integer token ids, got {prompt.dtype}")
+        return prompt.detach().to("cpu", torch.int64)
+    if isinstance(prompt, Sequence) and all(
+        isinstance(item, int) and not isinstance(item, bool) for item in prompt
+    ):
+        return torch.tensor(list(prompt), dtype=torch.int64)
+    raise TypeError(f"{name} must be text, a chat or token ids, got {type(prompt).__name__}")
+
+
+def _check_ids(model: Llada, ids: Tensor, index: int, gen_length: int) -> None:
+    name = f"prompts[{index}]"
+    if ids.numel() == 0:
+        raise ValueError(f"{name} has no tokens; at least one is needed")
+    vocab = model.config.embedding_size
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= vocab:
+        wrong = low if low < 0 else high
+        raise ValueError(f"{name} holds token id {wrong}; ids of this model are 0 to {vocab - 1}")
+    if bool((ids == model.mask_token_id).any()):
+        raise ValueError(
+            f"{name} holds the mask token ({model.mask_token_id}); a prompt must be given text"
+        )
+    limit = model.config.max_sequence_length
+    if ids.numel() + gen_length > limit:
+        raise ValueError(
+            f"{name} has {ids.numel()} tokens, and with gen_length={gen_length} the canvas has "
+            f"{ids.numel() + gen_length}; max_sequence_length of this model is {limit}"
+        )

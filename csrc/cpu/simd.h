@@ -145,4 +145,30 @@ inline FloatVec exp_nonpositive(FloatVec x) {
   return x < broadcast(-87.33654f) ? FloatVec{} : mantissa * power;
 }
 
+// ln x to about one unit in the last place, for positive normal x only.
+inline FloatVec log(FloatVec x) {
+  UintVec bits;
+  memcpy(&bits, &x, sizeof(bits));
+  // Split x = 2^e m with m in [sqrt(1/2), sqrt(2)), where the series around 1 converges fastest.
+  const UintVec offset = bits - 0x3f3504f3u;
+  const IntVec exponent = reinterpret_cast<IntVec>(offset) >> 23;
+  const UintVec mantissa_bits = bits - (reinterpret_cast<UintVec>(exponent) << 23);
+  FloatVec m;
+  memcpy(&m, &mantissa_bits, sizeof(m));
+  const FloatVec e = __builtin_convertvector(exponent, FloatVec);
+  const FloatVec f = m - 1.0f;
+  const FloatVec square = f * f;
+  FloatVec poly = broadcast(7.0376836292e-2f);
+  poly = poly * f - 1.1514610310e-1f;
+  poly = poly * f + 1.1676998740e-1f;
+  poly = poly * f - 1.2420140846e-1f;
+  poly = poly * f + 1.4249322787e-1f;
+  poly = poly * f - 1.6668057665e-1f;
+  poly = poly * f + 2.0000714765e-1f;
+  poly = poly * f - 2.4999993993e-1f;
+  poly = poly * f + 3.3333331174e-1f;
+  const FloatVec correction = poly * f * square + e * -2.12194440e-4f - 0.5f * square;
+  return f + correction + e * 0.693359375f;
+}
+
 }  // namespace dlmcache::cpu::DLMCACHE_CPU_ARCH

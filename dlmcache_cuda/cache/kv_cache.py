@@ -1,0 +1,53 @@
+"""The K/V cache of all layers and slots."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class KVCache:
+    """Keys (after RoPE) and values of every position of every slot, by layer. Storage only.
+
+    ``k[layer]`` and ``v[layer]`` are contiguous ``[num_slots * capacity, num_kv_heads, head_dim]``;
+    row ``slot * capacity + position``. Starts as zeros: a position that is attended to before it
+    was written then weighs like any other, and no stray NaN can spread from it.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        num_slots: int,
+        capacity: int,
+        num_kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        shape = (num_layers, num_slots * capacity, num_kv_heads, head_dim)
+        self.num_slots = num_slots
+        self.capacity = capacity
+        self.k: list[Tensor] = list(torch.zeros(shape, dtype=dtype, device=device))
+        self.v: list[Tensor] = list(torch.zeros(shape, dtype=dtype, device=device))
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.k)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, in bytes."""
+        return sum(tensor.nbytes for tensor in (*self.k, *self.v))
+
+    @staticmethod
+    def predict_bytes(
+        num_layers: int,
+        num_slots: int,
+        capacity: int,
+        num_kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype = torch.float32,
+    ) -> int:
+        """What :attr:`nbytes` would be, without allocating it."""
+        row = num_kv_heads * head_dim * dtype.itemsize
+        return 2 * num_layers * num_slots * capacity * row

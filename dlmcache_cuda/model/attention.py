@@ -1,0 +1,91 @@
+"""Attention of the rows of one forward: packed rows over the cache, or dense by slot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate, groupby
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from dlmcache_cuda import ops
+from dlmcache_cuda.cache import RowList
+
+# From this many rows on, a slot that computes all of its keys goes to the library's dense attention.
+DENSE_FROM = 32
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLengths:
+    """How many leading positions of each slot are attended to."""
+
+    device: Tensor
+    """``[S]`` int64 on the device."""
+    host: tuple[int, ...] | None = None
+    """The same numbers on the host where they are known without reading the device."""
+
+
+def attention(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, rows: RowList, key_lengths: KeyLengths
+) -> Tensor:
+    """Every row attends to the first ``key_lengths`` positions of its slot, in both directions.
+
+    The choice between the two ways is made slot by slot from the slot's own numbers, so that a
+    sequence is computed the same way whatever else is in the batch.
+
+    Args:
+        q: ``[R, H, D]`` rotated queries.
+        k_cache, v_cache: ``[M, Hkv, D]`` of one layer.
+        rows: where the queries stand.
+        key_lengths: keys of each slot.
+
+    Returns:
+        ``[R, H, D]``; zeros for unused rows.
+    """
+    scale = q.shape[-1] ** -0.5
+    dense = _dense_slots(rows, key_lengths)
+    if not any(dense):
+        return ops.attention_rows(
+            q, k_cache, v_cache, rows.cu_rows, key_lengths.device, rows.capacity, scale
+        )[0]
+    out = q.new_zeros(q.shape)
+    starts = (0, *accumulate(rows.counts))
+    for is_dense, group in groupby(range(rows.num_slots), key=dense.__getitem__):
+        slots = list(group)
+        if is_dense:
+            for slot in slots:
+                part = slice(starts[slot], starts[slot + 1])
+                keys = slice(slot * rows.capacity, slot * rows.capacity + rows.counts[slot])
+                out[part] = _dense(q[part], k_cache[keys], v_cache[keys], scale)
+        elif starts[slots[0]] < starts[slots[-1] + 1]:
+            first, behind = slots[0], slots[-1] + 1
+            part = slice(starts[first], starts[behind])
+            keys = slice(first * rows.capacity, behind * rows.capacity)
+            out[part] = ops.attention_rows(
+                q[part],
+                k_cache[keys],
+                v_cache[keys],
+                rows.cu_rows[first : behind + 1] - starts[first],
+                key_lengths.device[first:behind],
+                rows.capacity,
+                scale,
+            )[0]
+    return out
+
+
+def _dense_slots(rows: RowList, key_lengths: KeyLengths) -> list[bool]:
+    if key_lengths.host is None:
+        return [False] * rows.num_slots
+    # As many distinct rows as keys: they are the keys, in order.
+    return [
+        count == length and count >= DENSE_FROM
+        for count, length in zip(rows.counts, key_lengths.host, strict=True)
+    ]
+
+
+def _dense(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """``[n, H, D]`` over ``[n, Hkv, D]``, by the library."""
+    batched = [tensor.transpose(0, 1)[None] for tensor in (q, k, v)]
+    grouped = q.shape[1] != k.shape[1]
+    out = F.scaled_dot_product_attention(*batched, scale=scale, enable_gqa=grouped)
+    return out[0].transpose(0, 1)

@@ -1,0 +1,221 @@
+"""The facts of a checkpoint's config.json, checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# What a setting may be; None and absence are fine too. Anything else is another architecture, which is
+# refused by name instead of decoding nonsense.
+_LLADA_SETTINGS: dict[str, tuple[Any, ...]] = {
+    "block_type": ("llama",),
+    "activation_type": ("silu",),
+    "layer_norm_type": ("rms",),
+    "layer_norm_with_affine": (True,),
+    "attention_layer_norm": (False,),
+    "input_emb_norm": (False,),
+    "include_bias": (False,),
+    "include_qkv_bias": (False,),
+    "bias_for_layer_norm": (False,),
+    "alibi": (False,),
+    "rope": (True,),
+    "rope_full_precision": (True,),
+    "rope_scaling": (),
+    "scale_logits": (False,),
+    "clip_qkv": (),
+    "num_experts": (0,),
+    "quantization_config": (),
+}
+_ILLADA_SETTINGS: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("silu",),
+    "attention_bias": (False,),
+    "mlp_bias": (False,),
+    "layer_norm_eps": (),
+    "rope_scaling": ({"rope_type": "default"}, {"type": "default"}),
+    "num_experts": (0,),
+    "quantization_config": (),
+}
+# Our name (LLaDA's own) -> the key in an iLLaDA config, which is written in Llama's words.
+_ILLADA_KEYS = {
+    "d_model": "hidden_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads",
+    "mlp_hidden_size": "intermediate_size",
+    "max_sequence_length": "max_position_embeddings",
+    "weight_tying": "tie_word_embeddings",
+}
+SUPPORTED_MODEL_TYPES = ("llada", "illada")
+
+
+@dataclass(frozen=True, slots=True)
+class LladaConfig:
+    """Sizes and constants of a LLaDA, under the names of LLaDA's own config.json.
+
+    ``llada`` (LLaDA-8B-Base, LLaDA-8B-Instruct, LLaDA-1.5 and their descendants) and ``illada``
+    (iLLaDA-8B) are one architecture: pre-norm blocks with RMSNorm, rotary embedding, grouped or
+    plain attention without a mask, SwiGLU, no biases.
+    """
+
+    model_type: str
+    d_model: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    mlp_hidden_size: int
+    vocab_size: int
+    embedding_size: int
+    """Rows of the embedding and of the head; at least ``vocab_size``."""
+    rope_theta: float
+    rms_norm_eps: float
+    weight_tying: bool
+    """True: the head is the embedding."""
+    max_sequence_length: int | None = None
+    """Longest canvas of the training, where the config says it; longer ones are computed too."""
+    mask_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    pad_token_id: int | None = None
+
+    @property
+    def head_dim(self) -> int:
+        return self.d_model // self.n_heads
+
+    @classmethod
+    def from_file(cls, path: Path) -> LladaConfig:
+        """Read ``config.json``; see :meth:`from_dict`."""
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: not valid JSON ({error})") from error
+        if not isinstance(data, dict):
+            raise ValueError(f"{path}: must hold an object, got {type(data).__name__}")
+        return cls.from_dict(data, str(path))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], source: str = "config") -> LladaConfig:
+        """Read a published config.
+
+        Args:
+            data: content of a LLaDA or iLLaDA ``config.json``. A switch that is absent has the
+                value of the published LLaDA-8B; sizes have no default.
+            source: stands at the head of every error message.
+
+        Raises:
+            ValueError: an unknown ``model_type``, missing keys, sizes that do not fit together, or
+                a setting that is not implemented; each is named with its value.
+        """
+        model_type = data.get("model_type")
+        if model_type not in SUPPORTED_MODEL_TYPES:
+            raise ValueError(
+                f"{source}: model_type {model_type!r} is not supported; "
+                f"supported are {', '.join(SUPPORTED_MODEL_TYPES)}"
+            )
+        illada = model_type == "illada"
+        _refuse_other_settings(data, _ILLADA_SETTINGS if illada else _LLADA_SETTINGS, source)
+        names = _ILLADA_KEYS if illada else {}
+
+        def get(name: str) -> Any:
+            return data.get(names.get(name, name))
+
+        required = ["d_model", "n_layers", "n_heads", "vocab_size", "rope_theta", "rms_norm_eps"]
+        if illada or data.get("mlp_ratio") is None:
+            required.append("mlp_hidden_size")
+        missing = [names.get(name, name) for name in required if get(name) is None]
+        if missing:
+            raise ValueError(f"{source}: missing {', '.join(missing)}")
+
+        def size(name: str, default: int | None = None) -> int:
+            value = default if get(name) is None else get(name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"{source}: {names.get(name, name)} must be a positive integer, got {value!r}"
+                )
+            return value
+
+        def positive(name: str) -> float:
+            value = get(name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise ValueError(
+                    f"{source}: {names.get(name, name)} must be a positive number, got {value!r}"
+                )
+            return float(value)
+
+        width, heads = size("d_model"), size("n_heads")
+        # LLaDA's rules for what may be left out: ModelConfig in its configuration_llada.py.
+        kv_heads = size("n_kv_heads", 1 if data.get("multi_query_attention") else heads)
+        if get("mlp_hidden_size") is None:
+            mlp_hidden_size = size("mlp_ratio") * width
+        else:
+            mlp_hidden_size = size("mlp_hidden_size")
+        config = cls(
+            model_type=model_type,
+            d_model=width,
+            n_layers=size("n_layers"),
+            n_heads=heads,
+            n_kv_heads=kv_heads,
+            mlp_hidden_size=mlp_hidden_size,
+            vocab_size=size("vocab_size"),
+            embedding_size=size("embedding_size", size("vocab_size")),
+            rope_theta=positive("rope_theta"),
+            rms_norm_eps=positive("rms_norm_eps"),
+            weight_tying=bool(get("weight_tying")),
+            max_sequence_length=(
+                None if get("max_sequence_length") is None else size("max_sequence_length")
+            ),
+            mask_token_id=_token_id(data, "mask_token_id", source),
+            eos_token_ids=_token_ids(data, "eos_token_id", source),
+            pad_token_id=_token_id(data, "pad_token_id", source),
+        )
+        config._check_sizes(source, data.get("head_dim") if illada else None)
+        return config
+
+    def _check_sizes(self, source: str, head_dim: int | None) -> None:
+        if self.d_model % self.n_heads:
+            raise ValueError(
+                f"{source}: the width {self.d_model} is not a multiple of {self.n_heads} heads"
+            )
+        if self.head_dim % 2:
+            raise ValueError(
+                f"{source}: the head size {self.head_dim} (width {self.d_model} / {self.n_heads} "
+                "heads) must be even, rotary embedding turns pairs"
+            )
+        if head_dim is not None and head_dim != self.head_dim:
+            raise ValueError(f"{source}: head_dim {head_dim} is not the width / heads = {self.head_dim}")
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(
+                f"{source}: {self.n_heads} heads are not a multiple of {self.n_kv_heads} key-value heads"
+            )
+        if self.embedding_size < self.vocab_size:
+            raise ValueError(
+                f"{source}: embedding_size {self.embedding_size} is below vocab_size {self.vocab_size}"
+            )
+
+
+def _refuse_other_settings(
+    data: Mapping[str, Any], settings: Mapping[str, tuple[Any, ...]], source: str
+) -> None:
+    for key, allowed in settings.items():
+        value = data.get(key)
+        if value is None or value in allowed:
+            continue
+        implemented = " or ".join(repr(choice) for choice in allowed) or "none"
+        raise ValueError(f"{source}: {key} = {value!r} is not implemented, only {implemented}")
+
+
+def _token_ids(data: Mapping[str, Any], key: str, source: str) -> tuple[int, ...]:
+    value = data.get(key)
+    ids = () if value is None else tuple(value) if isinstance(value, list) else (value,)
+    for token in ids:
+        if isinstance(token, bool) or not isinstance(token, int) or token < 0:
+            raise ValueError(f"{source}: {key} must be a token id or a list of them, got {value!r}")
+    return ids
+
+
+def _token_id(data: Mapping[str, Any], key: str, source: str) -> int | None:
+    ids = _token_ids(data, key, source)
+    if len(ids) > 1:
+        raise ValueError(f"{source}: {key} must be one token id, got {list(ids)}")
+    return ids[0] if ids else None

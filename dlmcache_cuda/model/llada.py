@@ -1,0 +1,225 @@
+"""LLaDA's forward over packed rows, and its predictions."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dlmcache_cuda import ops
+from dlmcache_cuda.cache import KVCache, RowList
+from dlmcache_cuda.model.attention import KeyLengths
+from dlmcache_cuda.model.block import LladaBlock
+from dlmcache_cuda.model.config import LladaConfig
+from dlmcache_cuda.model.rope import RopeTable
+from dlmcache_cuda.model.token_ids import TokenIds
+from dlmcache_cuda.model.tokenizer import load_tokenizer
+from dlmcache_cuda.model.weights import ModelWeights
+
+
+class Prediction(NamedTuple):
+    """What the head says about each place; see :func:`dlmcache_cuda.ops.head_reduce`."""
+
+    token: Tensor
+    """``[Q]`` int64; -1 for an unused place."""
+    log_confidence: Tensor
+    """``[Q]`` fp32, natural logarithm of the token's probability."""
+    second_token: Tensor
+    """``[Q]`` int64, the most probable other token; ``[0]`` unless extras were asked for."""
+    second_log_confidence: Tensor
+    """``[Q]`` fp32; ``[0]`` unless extras were asked for."""
+    entropy: Tensor
+    """``[Q]`` fp32 in nats; ``[0]`` unless extras were asked for."""
+
+
+class Llada:
+    """A LLaDA ready to compute. It holds no state of any decoding: threads may share it.
+
+    Attributes:
+        config: sizes and constants.
+        device, dtype: of the weights and of everything computed.
+        mask_token_id: the token that stands for "not decided yet".
+        end_token_ids: a text ends at the first of these.
+        pad_token_id: fills what must be filled; None where nothing ends a text.
+        path: the checkpoint's folder; name: what it is called in messages and tables.
+        layers: the blocks, for policies that run their parts one by one.
+        embedding ``[V, W]``, final_norm ``[W]``, head ``[V, W]``: the other weights.
+    """
+
+    def __init__(
+        self,
+        config: LladaConfig,
+        weights: ModelWeights,
+        token_ids: TokenIds,
+        path: Path,
+        name: str | None = None,
+    ) -> None:
+        self.config = config
+        self.device = weights.embedding.device
+        self.dtype = weights.embedding.dtype
+        self.mask_token_id = token_ids.mask
+        self.end_token_ids = token_ids.end
+        self.pad_token_id = token_ids.pad
+        self.path = path
+        self.name = name or path.name
+        self.embedding = weights.embedding
+        self.final_norm = weights.final_norm
+        self.head = weights.head
+        self.layers = [LladaBlock(config, block) for block in weights.blocks]
+        self._rope = RopeTable(config.head_dim, config.rope_theta, self.device)
+        self._tokenizer: Any = None
+        self._tokenizer_lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"Llada({self.name}, {self.config.n_layers} layers, {self.dtype}, {self.device})"
+
+    @property
+    def tokenizer(self) -> Any:
+        """The checkpoint's tokenizer, read when first asked for.
+
+        Raises:
+            FileNotFoundError: the checkpoint has none; prompts must then be token ids.
+        """
+        with self._tokenizer_lock:
+            if self._tokenizer is None:
+                self._tokenizer = load_tokenizer(self.path)
+            return self._tokenizer
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory of all weights, in bytes; a tied head counts once."""
+        tensors = [self.embedding, self.final_norm]
+        tensors += [] if self.head is self.embedding else [self.head]
+        for layer in self.layers:
+            block = layer.weights
+            tensors += [block.attn_norm, block.qkv, block.attn_out]
+            tensors += [block.ff_norm, block.gate_up, block.ff_out]
+        return sum(tensor.nbytes for tensor in tensors)
+
+    def new_cache(self, num_slots: int, capacity: int) -> KVCache:
+        """An empty K/V cache of this model's shape."""
+        config = self.config
+        return KVCache(
+            config.n_layers, num_slots, capacity, config.n_kv_heads, config.head_dim,
+            self.dtype, self.device,
+        )  # fmt: skip
+
+    def cos_sin(self, capacity: int) -> Tensor:
+        """``[capacity, D]`` fp32: the table of the rotary embedding that blocks take."""
+        return self._rope.rows(capacity)
+
+    def embed(self, tokens: Tensor, row_index: Tensor) -> Tensor:
+        """Embeddings ``[R, W]`` of the tokens that stand at the rows; zeros for unused rows."""
+        ids = ops.gather_rows(tokens, row_index)
+        # An unused row's token reads as 0; it must not become the embedding of token 0.
+        return ops.gather_rows(self.embedding, torch.where(row_index < 0, -1, ids))
+
+    def forward_rows(
+        self,
+        tokens: Tensor,
+        rows: RowList,
+        cache: KVCache,
+        kv_lens: Tensor,
+        kv_lens_host: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Run rows through the whole stack; their keys and values are renewed in the cache.
+
+        Args:
+            tokens: ``[S * capacity]`` int64, the canvases.
+            rows: what to compute; ``rows.capacity`` must be the cache's.
+            cache: read at the first ``kv_lens`` positions of each slot, written at the rows.
+            kv_lens: ``[S]`` int64 on the device, canvas length of each slot.
+            kv_lens_host: the same numbers on the host. Slots whose rows are all of their keys may
+                then use dense attention.
+
+        Returns:
+            ``[R, W]`` residual stream behind the last block, before the final norm.
+        """
+        lengths = KeyLengths(kv_lens, None if kv_lens_host is None else tuple(kv_lens_host))
+        cos_sin = self.cos_sin(rows.capacity)
+        h = self.embed(tokens, rows.row_index)
+        for layer, k_cache, v_cache in zip(self.layers, cache.k, cache.v, strict=True):
+            h = layer.forward(h, rows, cos_sin, k_cache, v_cache, lengths)
+        return h
+
+    def normed(self, hidden: Tensor, places: Tensor | None = None) -> Tensor:
+        """What the head reads: the final norm of ``hidden[places]``, zeros for place -1."""
+        return ops.rms_norm(hidden, self.final_norm, self.config.rms_norm_eps, places)
+
+    def predict(
+        self,
+        hidden: Tensor,
+        places: Tensor,
+        *,
+        uncond_places: Tensor | None = None,
+        cfg_scale: float = 0.0,
+        suppress_ids: Tensor | None = None,
+        confidence_suppress_ids: Tensor | None = None,
+        temperature: float = 0.0,
+        row_index: Tensor | None = None,
+        capacity: int = 1,
+        seeds: Tensor | None = None,
+        steps: Tensor | None = None,
+        extras: bool = False,
+    ) -> Prediction:
+        """Token and confidence at ``places`` of ``hidden``, without ever holding all logits.
+
+        Args:
+            hidden: ``[R, W]`` from :meth:`forward_rows`.
+            places: ``[Q]`` int64 rows of ``hidden`` (not of the canvas) to read; -1 is unused.
+            uncond_places: ``[Q]`` rows computed with the prompt masked, for classifier-free
+                guidance. LLaDA combines logits, ``un + (cfg_scale + 1) (cond - un)``; the head is
+                linear, so the normed rows are combined instead and the head runs once.
+            cfg_scale: strength of the guidance; used with ``uncond_places`` only.
+            suppress_ids, confidence_suppress_ids, temperature, row_index, capacity, seeds, steps,
+                extras: as in :func:`dlmcache_cuda.ops.head_reduce`; ``row_index [Q]`` are canvas
+                rows.
+        """
+        normed = self.normed(hidden, places)
+        if uncond_places is not None:
+            cond, uncond = normed.float(), self.normed(hidden, uncond_places).float()
+            normed = (uncond + (cfg_scale + 1.0) * (cond - uncond)).to(self.dtype)
+        return Prediction(
+            *ops.head_reduce(
+                normed,
+                self.head,
+                suppress_ids=suppress_ids,
+                confidence_suppress_ids=confidence_suppress_ids,
+                temperature=temperature,
+                row_index=row_index,
+                capacity=capacity,
+                seeds=seeds,
+                steps=steps,
+                extras=extras,
+            )
+        )
+
+    def logits(self, input_ids: Tensor | Sequence[Tensor]) -> Tensor:
+        """Logits of whole canvases, every position attending to all of its canvas.
+
+        Args:
+            input_ids: ``[B, N]`` int64, or a list of 1-D tensors of any lengths.
+
+        Returns:
+            ``[B, N, V]`` in the model's dtype, N the longest length; zeros behind shorter ones.
+        """
+        canvases = [torch.as_tensor(ids, dtype=torch.int64).to(self.device) for ids in input_ids]
+        if any(ids.dim() != 1 for ids in canvases):
+            raise ValueError("logits: input_ids must be [B, N] or a list of 1-D id tensors")
+        lengths = [len(ids) for ids in canvases]
+        capacity = max(lengths, default=0)
+        tokens = torch.zeros((len(canvases), capacity), dtype=torch.int64, device=self.device)
+        for slot, ids in enumerate(canvases):
+            tokens[slot, : len(ids)] = ids
+        rows = RowList.from_ranges([0] * len(lengths), lengths, capacity, self.device)
+        cache = self.new_cache(len(canvases), capacity)
+        kv_lens = torch.tensor(lengths, dtype=torch.int64, device=self.device)
+        hidden = self.forward_rows(tokens.flatten(), rows, cache, kv_lens, lengths)
+        logits = self.head.new_zeros((len(canvases) * capacity, self.head.shape[0]))
+        logits[rows.row_index] = F.linear(self.normed(hidden), self.head)
+        return logits.view(len(canvases), capacity, -1)

@@ -1,0 +1,133 @@
+"""``load()``: from a folder or a hub id to a model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
+
+import torch
+
+from dlmcache_cuda import _extension, assets
+from dlmcache_cuda.model.checkpoint_files import CheckpointFiles
+from dlmcache_cuda.model.config import LladaConfig
+from dlmcache_cuda.model.llada import Llada
+from dlmcache_cuda.model.token_ids import resolve_token_ids
+from dlmcache_cuda.model.weights import DTYPES, load_weights
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+# Data only: no code of the repository is fetched, let alone run.
+_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+
+
+def load(
+    path: str | PathLike[str] | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    mask_token_id: int | None = None,
+    end_token_ids: Iterable[int] | None = None,
+) -> Llada:
+    """Read a LLaDA (Base, Instruct, 1.5, iLLaDA or a descendant) as published.
+
+    Args:
+        path: folder with config.json and safetensors weights, or an id on the Hugging Face hub.
+            Default: the small trained checkpoint that comes with the package.
+        device: "cpu", "cuda" or "cuda:N". Default: a GPU where one is present and the package was
+            built with CUDA operators, otherwise the CPU.
+        dtype: float32, float16 or bfloat16, as torch dtype or by name. Default: the checkpoint's
+            own on CUDA, float32 on the CPU, where most processors compute bfloat16 slower than
+            float32; pass "bfloat16" to save memory or on processors with native bfloat16.
+        mask_token_id: overrides the mask token of the config.
+        end_token_ids: overrides the tokens that end a text; empty: nothing does.
+
+    Raises:
+        FileNotFoundError: no such folder or hub id, or files missing in it.
+        NotADirectoryError: ``path`` is a file.
+        ValueError: a bad argument, or a checkpoint that is damaged or not implemented.
+    """
+    target = _device(device)
+    target_dtype = _dtype(dtype, target)
+    folder, name = _folder(path)
+    source = str(folder)
+    config = LladaConfig.from_file(folder / "config.json")
+    token_ids = resolve_token_ids(config, source, mask_token_id, end_token_ids)
+    weights = load_weights(CheckpointFiles(folder), config, target, target_dtype)
+    return Llada(config, weights, token_ids, folder, name)
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        usable = _extension.has_cuda() and torch.cuda.is_available()
+        return torch.device("cuda" if usable else "cpu")
+    try:
+        target = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"load: device must be cpu, cuda or cuda:N, got {device!r}") from error
+    if target.type not in ("cpu", "cuda"):
+        raise ValueError(f"load: device must be cpu, cuda or cuda:N, got {device!r}")
+    if target.type == "cuda":
+        if not _extension.has_cuda():
+            reason = _extension.build_info()["cuda_reason"]
+            raise ValueError(
+                f"load: device {str(target)!r} needs CUDA operators, but dlmcache_cuda was built "
+                f"without ({reason}); rebuild with DLMCACHE_WITH_CUDA=1"
+            )
+        if not torch.cuda.is_available():
+            raise ValueError(f"load: device {str(target)!r}, but torch {torch.__version__} sees no GPU")
+    return target
+
+
+def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | None:
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else None
+    names = {str(allowed).removeprefix("torch."): allowed for allowed in DTYPES}
+    target = names.get(dtype) if isinstance(dtype, str) else dtype
+    if target not in DTYPES:
+        raise ValueError(f"load: dtype must be {', '.join(names)}, got {dtype!r}")
+    return target
+
+
+def _folder(path: str | PathLike[str] | None) -> tuple[Path, str]:
+    """The checkpoint's folder, with config.json in it, and its name."""
+    if path is None:
+        folder = assets.tiny_llada_path()
+        name = folder.name
+    else:
+        folder, name = Path(path).expanduser(), str(path)
+        if folder.is_dir():
+            folder = folder.resolve()
+            name = folder.name
+        elif folder.exists():
+            raise NotADirectoryError(
+                f"load: {path} is a file; pass the folder that holds config.json and the weights"
+            )
+        elif isinstance(path, str) and _HUB_ID.fullmatch(path):
+            folder = _download(path)
+        else:
+            raise FileNotFoundError(f"load: {path} does not exist")
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(f"load: {folder} has no config.json")
+    return folder, name
+
+
+def _download(hub_id: str) -> Path:
+    """The hub's checkpoint in the local cache, fetched where it is not there yet."""
+    # The config alone first: gigabytes of an architecture that is not implemented stay where they are.
+    config = _fetch(hub_id, ["config.json"]) / "config.json"
+    if config.exists():
+        LladaConfig.from_file(config)
+    return _fetch(hub_id, _HUB_FILES)
+
+
+def _fetch(hub_id: str, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=patterns))
+    except Exception as error:  # the hub's client raises what its transports raise
+        raise FileNotFoundError(
+            f"load: {hub_id!r} is neither a folder here nor a checkpoint that could be fetched from "
+            f"the Hugging Face hub ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
+        ) from error

@@ -1,0 +1,111 @@
+"""Which tokens are the mask and the ends of a text: from the user, the config or a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dlmcache_cuda.model.config import LladaConfig
+
+
+@dataclass(frozen=True, slots=True)
+class TokenIds:
+    """The ids with a meaning of their own."""
+
+    mask: int
+    end: tuple[int, ...]
+    """A text ends at the first of any of these."""
+    pad: int | None
+    """Fills what must be filled; none where nothing ends a text."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownCheckpoints:
+    """Ids of published checkpoints whose config leaves some out, and the facts that tell them."""
+
+    names: str
+    model_type: str
+    vocab_size: int
+    n_layers: int
+    d_model: int
+    mask: int
+    end: tuple[int, ...]
+
+
+KNOWN_CHECKPOINTS = (
+    # Their config names 126081 <|endoftext|> (end and padding) and 126336 <|mdm_mask|>. Chat answers
+    # end with 126348 <|eot_id|>, which only the tokenizer knows (tokenizer.json, LLaDA's generate.py).
+    KnownCheckpoints(
+        "LLaDA-8B-Base, LLaDA-8B-Instruct, LLaDA-1.5", "llada", 126464, 32, 4096,
+        mask=126336, end=(126081, 126348),
+    ),
+    # No mask_token_id in the config: 5 is <[MASK]> in its tokenizer and mask_id in LLaDA's generate.py.
+    KnownCheckpoints(
+        "iLLaDA-8B-Base, iLLaDA-8B-Instruct", "illada", 155136, 32, 4096,
+        mask=5, end=(),
+    ),
+)  # fmt: skip
+
+
+def resolve_token_ids(
+    config: LladaConfig,
+    source: str,
+    mask_token_id: int | None = None,
+    end_token_ids: Iterable[int] | None = None,
+) -> TokenIds:
+    """The ids of a checkpoint. What the user passes wins over the config, the config over the table.
+
+    End ids of the config and of the table are joined. An empty ``end_token_ids`` means that
+    nothing ends a text.
+
+    Raises:
+        ValueError: an id that nobody knows (there is no default), lies outside the vocabulary, or
+            is mask and end at once.
+    """
+    known = _known(config)
+    mask = mask_token_id
+    if mask is None:
+        mask = config.mask_token_id
+    if mask is None and known is not None:
+        mask = known.mask
+    if mask is None:
+        raise ValueError(_unknown(config, source, "mask_token_id", "mask_token_id=ID"))
+    if end_token_ids is None:
+        end = config.eos_token_ids + (known.end if known else ())
+        if not end:
+            raise ValueError(_unknown(config, source, "eos_token_id", "end_token_ids=[ID, ...]"))
+    else:
+        end = tuple(end_token_ids)
+    end = tuple(dict.fromkeys(end))
+    pad = config.pad_token_id
+    if pad is None and end:
+        pad = end[0]
+    named = [("mask_token_id", mask), *(("end token id", token) for token in end)]
+    if pad is not None:
+        named.append(("pad_token_id", pad))
+    for name, token in named:
+        if isinstance(token, bool) or not isinstance(token, int):
+            raise ValueError(f"{source}: {name} must be an integer, got {token!r}")
+        if not 0 <= token < config.embedding_size:
+            raise ValueError(
+                f"{source}: {name} {token} lies outside the vocabulary of {config.embedding_size}"
+            )
+    if mask in end:
+        raise ValueError(f"{source}: {mask} is given as the mask and as an end of text")
+    return TokenIds(mask, end, pad)
+
+
+def _known(config: LladaConfig) -> KnownCheckpoints | None:
+    for known in KNOWN_CHECKPOINTS:
+        facts = (known.model_type, known.vocab_size, known.n_layers, known.d_model)
+        if facts == (config.model_type, config.vocab_size, config.n_layers, config.d_model):
+            return known
+    return None
+
+
+def _unknown(config: LladaConfig, source: str, key: str, argument: str) -> str:
+    return (
+        f"{source}: {key} is not known: the config has none, and the table of known checkpoints "
+        f"has no {config.model_type} with a vocabulary of {config.vocab_size}, {config.n_layers} "
+        f"layers and width {config.d_model}. Pass load(..., {argument})"
+    )

@@ -1,0 +1,179 @@
+"""From the weights of a checkpoint to the packed matrices of the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dlmcache_cuda.model.config import LladaConfig
+from dlmcache_cuda.model.names import WeightNames, weight_names
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_LISTED = 10  # names in one error message
+_BUFFERS = ("rotary_emb.inv_freq",)  # constants that some writers store; computed here
+
+
+class WeightSource(Protocol):
+    """Named weights, in files or in memory."""
+
+    source: str
+
+    def names(self) -> list[str]: ...
+    def shape(self, name: str) -> tuple[int, ...]: ...
+    def read(self, name: str) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class BlockWeights:
+    """Weights of one block. H query heads, Hkv key-value heads, D head size, F inner width."""
+
+    attn_norm: Tensor
+    """``[W]``"""
+    qkv: Tensor
+    """``[(H + 2 Hkv) D, W]``: query, key and value projections on top of each other."""
+    attn_out: Tensor
+    """``[W, H D]``"""
+    ff_norm: Tensor
+    """``[W]``"""
+    gate_up: Tensor
+    """``[2 F, W]``: gate, then up projection."""
+    ff_out: Tensor
+    """``[W, F]``: down projection."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelWeights:
+    """All weights of a model."""
+
+    embedding: Tensor
+    """``[V, W]``"""
+    final_norm: Tensor
+    """``[W]``"""
+    head: Tensor
+    """``[V, W]``; the embedding itself where the two are tied."""
+    blocks: tuple[BlockWeights, ...]
+
+
+def load_weights(
+    source: WeightSource,
+    config: LladaConfig,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> ModelWeights:
+    """Check a checkpoint's weights and pack them.
+
+    Names and shapes are checked before the first weight is read. Every weight is then copied once,
+    straight to its place on the device: the peak is the model plus one weight.
+
+    Args:
+        source: where the weights come from.
+        config: says which weights there must be.
+        device: where they go.
+        dtype: their type there; default: that of the stored embedding.
+
+    Raises:
+        ValueError: weights missing, twice, left over, of another shape, not floating point, or not
+            finite (also when ``dtype`` cannot hold them).
+    """
+    names = weight_names(config)
+    stored = _check_names(source, config, names)
+    if dtype is None:
+        dtype = source.read(stored[names.embedding]).dtype
+        dtype = dtype if dtype in DTYPES else torch.float32
+
+    def pack(*parts: str) -> Tensor:
+        rows = [source.shape(stored[part])[0] for part in parts]
+        shape = (sum(rows), *source.shape(stored[parts[0]])[1:])
+        packed = torch.empty(shape, dtype=dtype, device=device)
+        for part, place in zip(parts, packed.split(rows), strict=True):
+            place.copy_(_floating(source, stored[part]))
+            _check_finite(source, stored[part], place)
+        return packed
+
+    embedding = pack(names.embedding)
+    head = embedding if config.weight_tying else pack(names.head)
+    if config.weight_tying and names.head in stored:
+        _check_tied(source, stored[names.embedding], stored[names.head])
+    blocks = []
+    for layer in range(config.n_layers):
+        block = names.block.format(layer)
+        blocks.append(
+            BlockWeights(
+                attn_norm=pack(block + names.attn_norm),
+                qkv=pack(block + names.q, block + names.k, block + names.v),
+                attn_out=pack(block + names.attn_out),
+                ff_norm=pack(block + names.ff_norm),
+                gate_up=pack(block + names.gate, block + names.up),
+                ff_out=pack(block + names.down),
+            )
+        )
+    return ModelWeights(embedding, pack(names.final_norm), head, tuple(blocks))
+
+
+def _check_names(
+    source: WeightSource, config: LladaConfig, names: WeightNames
+) -> dict[str, str]:
+    """Plain name -> stored name of every weight."""
+    stored: dict[str, str] = {}
+    for name in source.names():
+        if name.endswith(_BUFFERS):
+            continue
+        plain = names.strip(name)
+        if plain in stored:
+            raise ValueError(f"{source.source}: {stored[plain]} and {name} are the same weight")
+        stored[plain] = name
+    shapes = names.shapes(config)
+    missing = [name for name in shapes if name not in stored]
+    if missing:
+        raise ValueError(f"{source.source}: {_list('missing', missing)}")
+    # Writers that do not know about tying store the head a second time.
+    allowed = {*shapes, names.head} if config.weight_tying else {*shapes}
+    extra = [name for plain, name in stored.items() if plain not in allowed]
+    if extra:
+        raise ValueError(f"{source.source}: {_list('unexpected', extra)}")
+    for plain, shape in shapes.items():
+        given = source.shape(stored[plain])
+        if given != shape:
+            raise ValueError(
+                f"{source.source}: {stored[plain]} has shape {list(given)}, "
+                f"the config makes it {list(shape)}"
+            )
+    return stored
+
+
+def _list(what: str, names: list[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"{len(names)} {what} weights: {', '.join(names[:_LISTED])}{more}"
+
+
+def _floating(source: WeightSource, name: str) -> Tensor:
+    weight = source.read(name)
+    if weight.dtype not in (*DTYPES, torch.float64):
+        raise ValueError(
+            f"{source.source}: {name} is stored as {weight.dtype}; quantised weights are not "
+            "implemented, only float64, float32, float16 and bfloat16"
+        )
+    return weight
+
+
+def _check_finite(source: WeightSource, name: str, loaded: Tensor) -> None:
+    if not loaded.numel():
+        return
+    # The extremes need no temporary of the weight's size; NaN shows in both.
+    if torch.stack(loaded.aminmax()).isfinite().all():
+        return
+    what = "NaN" if loaded.isnan().any() else "infinity"
+    stored = source.read(name)
+    where = "" if not stored.isfinite().all() else f" in {loaded.dtype}, though not in {stored.dtype}"
+    raise ValueError(f"{source.source}: {name} contains {what}{where}")
+
+
+def _check_tied(source: WeightSource, embedding: str, head: str) -> None:
+    if not torch.equal(source.read(embedding), source.read(head)):
+        raise ValueError(
+            f"{source.source}: the config ties the head to the embedding, but {head} differs from "
+            f"{embedding}"
+        )

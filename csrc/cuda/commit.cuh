@@ -67,10 +67,11 @@ __device__ __forceinline__ int64_t commit_candidates(const CommitParams& p, int6
     keys[i] = key;
     valid_and_invalid += pair_of(key != kInvalidKey, key == kInvalidKey && row >= 0);
   }
-  valid_and_invalid = block_reduce_sum<kThreads>(valid_and_invalid, scratch);  // its barrier publishes the keys, too
+  valid_and_invalid = block_reduce_sum<kThreads>(valid_and_invalid, scratch);
   *num_invalid = second_of(valid_and_invalid);
   const int64_t num_valid = first_of(valid_and_invalid), num_commit = p.num_commit[slot];
   if (num_commit <= 0 || num_valid == 0) return 0;
+  __syncthreads();  // the keys are written
   sort_keys<kThreads>(keys, count);
 
   // The length of the prefix that passes: the number of the first candidate that does not.
@@ -148,7 +149,7 @@ __global__ void __launch_bounds__(kThreads) commit_kernel(CommitParams p) {
   uint64_t* keys = behind - first <= kSharedKeys ? shared_keys : p.keys + first;
   int64_t num_invalid = 0;
   const int64_t num_committed = commit_candidates<kThreads>(p, slot, keys, scratch, &num_invalid);
-  // commit_candidates ended with a barrier: the tokens it wrote are visible to the whole block.
+  __syncthreads();  // the tokens are written
   write_status<kThreads>(p, slot, num_committed, num_invalid, scratch);
 }
 

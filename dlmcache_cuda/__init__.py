@@ -1,0 +1,21 @@
+"""Fast, faithful decoding of diffusion language models.
+
+>>> import dlmcache_cuda
+>>> model = dlmcache_cuda.load()  # the bundled model; or a folder, or a hub id of a LLaDA
+>>> out = dlmcache_cuda.decode(model, [{"role": "user", "content": question}], cache="dual")
+>>> out.text[0], out.stats.tokens_per_second
+"""
+
+from dlmcache_cuda import _extension as _extension
+from dlmcache_cuda._extension import build_info as build_info
+from dlmcache_cuda.decoding import DecodedSequence as DecodedSequence
+from dlmcache_cuda.decoding import Decoder as Decoder
+from dlmcache_cuda.decoding import DecodeOutput as DecodeOutput
+from dlmcache_cuda.decoding import DecodeStats as DecodeStats
+from dlmcache_cuda.decoding import StepEvent as StepEvent
+from dlmcache_cuda.decoding import decode as decode
+from dlmcache_cuda.model import Llada as Llada
+from dlmcache_cuda.model import load as load
+from dlmcache_cuda.policies import available_policies as available_policies
+
+__version__ = "0.1.0"

@@ -3,8 +3,16 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "dlmcache/commit.h"
+#include "dlmcache/attention.h"
 #include "dlmcache/cpu_info.h"
+#include "dlmcache/head.h"
 #include "dlmcache/norm.h"
+#include "dlmcache/rope_cache.h"
+#include "dlmcache/rows.h"
+#include "dlmcache/swiglu.h"
+#include "dlmcache/row_list.h"
+#include "dlmcache/random.h"
 
 namespace dlmcache::cpu {
 
@@ -26,3 +34,16 @@ const char* active_arch() { return has_avx2() ? "avx2" : "baseline"; }
 }  // namespace dlmcache::cpu
 
 DLMCACHE_DISPATCH_CPU(rms_norm_rows, dlmcache::RmsNormParams)
+DLMCACHE_DISPATCH_CPU(gather_rows, dlmcache::RowsParams)
+DLMCACHE_DISPATCH_CPU(scatter_rows, dlmcache::RowsParams)
+DLMCACHE_DISPATCH_CPU(rope_scatter_kv_rows, dlmcache::RopeScatterKvParams)
+DLMCACHE_DISPATCH_CPU(swiglu_rows, dlmcache::SwigluParams)
+DLMCACHE_DISPATCH_CPU(count_rows, dlmcache::BuildRowsParams)
+DLMCACHE_DISPATCH_CPU(build_rows, dlmcache::BuildRowsParams)
+DLMCACHE_DISPATCH_CPU(find_rows, dlmcache::FindRowsParams)
+DLMCACHE_DISPATCH_CPU(commit_slots, dlmcache::CommitParams)
+DLMCACHE_DISPATCH_CPU(attention_rows, dlmcache::AttentionParams)
+DLMCACHE_DISPATCH_CPU(attention_merge_rows, dlmcache::AttentionParams)
+DLMCACHE_DISPATCH_CPU(uniform_rows, dlmcache::UniformRowsParams)
+DLMCACHE_DISPATCH_CPU(vocab_reduce_rows, dlmcache::VocabReduceParams)
+DLMCACHE_DISPATCH_CPU(vocab_finish_rows, dlmcache::VocabReduceParams)

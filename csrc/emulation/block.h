@@ -110,20 +110,23 @@ struct Block {
   uint3 index{};
   int num_threads = 0;
   int num_live = 0;  // threads that have not returned
-  std::vector<Fiber> fibers;
-  std::vector<Stack> stacks;
-  std::vector<Warp> warps;
+  // Plain pointers into the vectors below: those have functions that ThreadSanitizer instruments.
+  Fiber* fibers = nullptr;
+  Warp* warps = nullptr;
   Barrier barrier{};
   unsigned char* dynamic_shared = nullptr;
   Context host;  // the host thread that runs the block
   unsigned char start_sync = 0;
   unsigned char end_sync = 0;
+  std::vector<Fiber> fiber_storage;
+  std::vector<Warp> warp_storage;
+  std::vector<Stack> stacks;
 
   Block() = default;
   Block(const Block&) = delete;
   Block& operator=(const Block&) = delete;
   ~Block() {
-    for (Fiber& fiber : fibers) {
+    for (Fiber& fiber : fiber_storage) {
       if (fiber.context.tsan_fiber) tsan::destroy_fiber(fiber.context.tsan_fiber);
     }
   }
@@ -222,14 +225,13 @@ DLMCACHE_EMULATION_INTERNAL inline bool can_run(const Fiber& fiber) {
 DLMCACHE_EMULATION_INTERNAL inline void switch_to_next() {
   Block& block = *current_block;
   Fiber& self = *current_fiber;
-  Fiber* const fibers = block.fibers.data();
   const int step = block.launch->order == Order::kForward ? 1 : -1;
   int candidate = self.index;
   for (int tried = 0; tried < block.num_threads; ++tried) {
     candidate += step;
     if (candidate >= block.num_threads) candidate = 0;
     if (candidate < 0) candidate = block.num_threads - 1;
-    Fiber& next = fibers[candidate];
+    Fiber& next = block.fibers[candidate];
     if (!can_run(next)) continue;
     if (&next == &self) return;
     current_fiber = &next;

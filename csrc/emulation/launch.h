@@ -40,7 +40,7 @@ DLMCACHE_EMULATION_INTERNAL inline void run_thread() {
   Fiber& self = *current_fiber;
   self.has_returned = true;
   --block.num_live;
-  Warp& warp = block.warps.data()[self.warp];
+  Warp& warp = block.warps[self.warp];
   warp.live_lanes &= ~(1u << self.lane);
   leave_barrier(block);
   leave_warp(warp);
@@ -50,13 +50,15 @@ DLMCACHE_EMULATION_INTERNAL inline void run_thread() {
 
 // Grows what is kept between launches to the size of this one.
 inline void reserve_threads(Block& block, int num_threads) {
-  for (int i = static_cast<int>(block.fibers.size()); i < num_threads; ++i) {
+  for (int i = static_cast<int>(block.fiber_storage.size()); i < num_threads; ++i) {
     block.stacks.emplace_back();
-    block.fibers.emplace_back();
-    block.fibers.back().context.tsan_fiber = tsan::create_fiber(i);
+    block.fiber_storage.emplace_back();
+    block.fiber_storage.back().context.tsan_fiber = tsan::create_fiber(i);
   }
-  const size_t num_warps = (block.fibers.size() + kWarpSize - 1) / kWarpSize;
-  if (block.warps.size() < num_warps) block.warps.resize(num_warps);
+  const size_t num_warps = (block.fiber_storage.size() + kWarpSize - 1) / kWarpSize;
+  if (block.warp_storage.size() < num_warps) block.warp_storage.resize(num_warps);
+  block.fibers = block.fiber_storage.data();
+  block.warps = block.warp_storage.data();
 }
 
 DLMCACHE_EMULATION_INTERNAL inline void run_block(Block& block, const Launch& launch, int64_t linear_index) {
@@ -72,14 +74,13 @@ DLMCACHE_EMULATION_INTERNAL inline void run_block(Block& block, const Launch& la
   const int num_warps = (block.num_threads + kWarpSize - 1) / kWarpSize;
   for (int warp = 0; warp < num_warps; ++warp) {
     const int num_lanes = std::min(block.num_threads - warp * kWarpSize, kWarpSize);
-    block.warps.data()[warp].live_lanes = num_lanes == kWarpSize ? ~0u : (1u << num_lanes) - 1;
+    block.warps[warp].live_lanes = num_lanes == kWarpSize ? ~0u : (1u << num_lanes) - 1;
   }
   // All ones are a NaN in every floating type: reading shared memory before writing it shows in the result.
   if (launch.shared_bytes > 0) std::memset(block.dynamic_shared, 0xff, launch.shared_bytes);
 
-  Fiber* const fibers = block.fibers.data();
   for (int i = 0; i < block.num_threads; ++i) {
-    Fiber& fiber = fibers[i];
+    Fiber& fiber = block.fibers[i];
     fiber.index = i;
     fiber.lane = i % kWarpSize;
     fiber.warp = i / kWarpSize;
@@ -96,7 +97,7 @@ DLMCACHE_EMULATION_INTERNAL inline void run_block(Block& block, const Launch& la
   // The host's writes before the launch are visible to every thread, and theirs to the host afterwards.
   block.host.tsan_fiber = tsan::current_fiber();
   block.host.stack_bottom = nullptr;
-  Fiber& first = fibers[launch.order == Order::kForward ? 0 : block.num_threads - 1];
+  Fiber& first = block.fibers[launch.order == Order::kForward ? 0 : block.num_threads - 1];
   tsan::release(&block.start_sync);
   current_fiber = &first;
   switch_context(block.host, first.context, false);

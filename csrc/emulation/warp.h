@@ -41,7 +41,7 @@ DLMCACHE_EMULATION_INTERNAL inline LaneGroup& find_group(Warp& warp, uint32_t ma
 class WarpMeeting {
  public:
   DLMCACHE_EMULATION_INTERNAL WarpMeeting(uint32_t mask, const char* primitive, size_t num_bytes, SourceLine where)
-      : self_(*current_fiber), warp_(current_block->warps.data()[self_.warp]) {
+      : self_(*current_fiber), warp_(current_block->warps[self_.warp]) {
     enter_primitive(primitive, mask, where);
     if (!(mask >> self_.lane & 1u)) fail("%s: lane %d is not in its own mask 0x%08x", primitive, self_.lane, mask);
     check_masks(mask, primitive);

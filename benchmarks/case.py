@@ -1,0 +1,86 @@
+"""One timed call and how it is timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An operator at one shape.
+
+    Attributes:
+        op: name of the operator.
+        name: the shape, for the table.
+        run: makes one call.
+        bytes: memory that has to be read and written at least once.
+        flops: floating-point operations.
+        baseline: plain torch doing the same, or None.
+    """
+
+    op: str
+    name: str
+    run: Callable[[], object]
+    bytes: int
+    flops: int
+    baseline: Callable[[], object] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds per call: median and the 10th and 90th percentile."""
+
+    median: float
+    p10: float
+    p90: float
+    repeats: int
+
+
+def time_interleaved(
+    functions: dict[str, Callable[[], object]],
+    device: str,
+    *,
+    warm_up: int = 10,
+    repeats: int = 50,
+    budget: float = 2.0,
+) -> dict[str, Timing]:
+    """Times functions in turn, so that a disturbance of the machine meets all of them alike.
+
+    Stops at ``repeats`` rounds, or earlier (but not before five) when ``budget`` seconds are spent.
+    """
+
+    def synchronize() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    begin = time.perf_counter()
+    for _ in range(warm_up):
+        for function in functions.values():
+            function()
+        synchronize()
+        if time.perf_counter() - begin > budget / 4:
+            break
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    begin = time.perf_counter()
+    for number in range(repeats):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            synchronize()
+            seconds[name].append(time.perf_counter() - start)
+        if number >= 4 and time.perf_counter() - begin > budget:
+            break
+    return {name: summarize(values) for name, values in seconds.items()}
+
+
+def summarize(values: list[float]) -> Timing:
+    ordered = sorted(values)
+
+    def percentile(share: float) -> float:
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+    return Timing(percentile(0.5), percentile(0.1), percentile(0.9), len(ordered))

@@ -1,0 +1,1 @@
+"""One module per operator family, each with ``cases(device) -> Iterator[Case]``."""

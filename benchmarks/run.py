@@ -1,0 +1,115 @@
+"""The benchmark driver: ``python -m benchmarks.run [--suite ops|decode|all]``.
+
+Prints Markdown tables and writes JSON, both with the hardware and versions they were measured on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from rich.progress import Progress
+
+import benchmarks.ops
+from benchmarks import decode
+from benchmarks.case import Case, time_interleaved
+from benchmarks.machine import describe
+
+
+def operator_cases(device: str, wanted: str) -> Iterator[Case]:
+    for module in sorted(module.name for module in pkgutil.iter_modules(benchmarks.ops.__path__)):
+        for case in importlib.import_module(f"benchmarks.ops.{module}").cases(device):
+            if wanted in f"{case.op} {case.name}":
+                yield case
+
+
+def measure_operators(device: str, wanted: str, budget: float) -> list[dict]:
+    """Times every operator and its plain torch baseline, interleaved."""
+    results = []
+    with Progress() as progress:
+        task = progress.add_task("operators", total=None)
+        for case in operator_cases(device, wanted):
+            progress.update(task, description=f"{case.op} {case.name}", advance=1)
+            functions = {"op": case.run}
+            if case.baseline is not None:
+                functions["baseline"] = case.baseline
+            timings = time_interleaved(functions, device, budget=budget)
+            op = timings["op"]
+            result = {
+                "op": case.op,
+                "case": case.name,
+                "microseconds": op.median * 1e6,
+                "p10": op.p10 * 1e6,
+                "p90": op.p90 * 1e6,
+                "repeats": op.repeats,
+                "gb_per_s": case.bytes / op.median / 1e9,
+                "gflop_per_s": case.flops / op.median / 1e9,
+            }
+            if "baseline" in timings:
+                result["baseline_microseconds"] = timings["baseline"].median * 1e6
+                result["speed_up"] = timings["baseline"].median / op.median
+            results.append(result)
+    return results
+
+
+def operator_table(results: list[dict]) -> str:
+    lines = [
+        "| operator | case | us (p10-p90) | GB/s | GFLOP/s | plain torch us | ratio |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        baseline = result.get("baseline_microseconds")
+        lines.append(
+            f"| {result['op']} | {result['case']} "
+            f"| {result['microseconds']:.1f} ({result['p10']:.1f}-{result['p90']:.1f}) "
+            f"| {result['gb_per_s']:.1f} | {result['gflop_per_s']:.1f} "
+            + (f"| {baseline:.1f} | {result['speed_up']:.2f}x |" if baseline else "| | |")
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
+    parser.add_argument("--suite", choices=("ops", "decode", "all"), default="all")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=None)
+    parser.add_argument("--filter", default="", help="only operator cases containing this text")
+    parser.add_argument("--budget", type=float, default=1.0, help="seconds per operator case")
+    parser.add_argument("--questions", type=int, default=16, help="questions of the decode suite")
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3, help="repetitions of the decode suite")
+    parser.add_argument("--out", type=Path, default=Path("build/bench"), help="folder for JSON")
+    arguments = parser.parse_args()
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    machine = describe(device)
+    print("\n".join(f"{key}: {value}" for key, value in machine.items()), flush=True)
+
+    def save(name: str, results: list[dict], table: str) -> None:
+        path = arguments.out / f"{name}.json"
+        path.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
+        print(f"\n{table}\n\nwritten to {path}", flush=True)
+
+    if arguments.suite in ("ops", "all"):
+        results = measure_operators(device, arguments.filter, arguments.budget)
+        save("ops", results, operator_table(results))
+    if arguments.suite in ("decode", "all"):
+        with Progress() as progress:
+            total = len(list(decode.settings())) * (arguments.repeats + 1)
+            task = progress.add_task("decoding", total=total)
+            results = decode.measure(
+                device,
+                arguments.questions,
+                arguments.batch_size,
+                arguments.repeats,
+                lambda: progress.advance(task),
+            )
+        save("decode", results, decode.table(results))
+
+
+if __name__ == "__main__":
+    main()

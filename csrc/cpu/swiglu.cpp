@@ -1,0 +1,43 @@
+#include "dlmcache/swiglu.h"
+
+#include <cmath>
+
+#include "cpu/simd.h"
+#include "dlmcache/dispatch.h"
+
+namespace dlmcache::cpu::DLMCACHE_CPU_ARCH {
+namespace {
+
+template <typename scalar_t>
+void gate_row(const scalar_t* gate, const scalar_t* up, int64_t width, scalar_t* out) {
+  int64_t i = 0;
+  for (; i + kLanes <= width; i += kLanes) {
+    const FloatVec g = load(gate + i);
+    // Two roundings, as torch's silu(gate) * up has them: a sequence decodes to the same tokens either way.
+    scalar_t rounded[kLanes];
+    store(rounded, g / (1.0f + exp(-g)));
+    store(out + i, load(rounded) * load(up + i));
+  }
+  if (i == width) return;
+  // The rest goes through the same vectors, so that an element's value does not depend on where it stands.
+  const int64_t rest = width - i;
+  scalar_t gate_rest[kLanes] = {}, up_rest[kLanes] = {}, out_rest[kLanes];
+  std::memcpy(gate_rest, gate + i, rest * sizeof(scalar_t));
+  std::memcpy(up_rest, up + i, rest * sizeof(scalar_t));
+  gate_row(gate_rest, up_rest, kLanes, out_rest);
+  std::memcpy(out + i, out_rest, rest * sizeof(scalar_t));
+}
+
+}  // namespace
+
+void swiglu_rows(const SwigluParams& p, int64_t begin, int64_t end) {
+  dispatch_float(p.dtype, [&](auto tag) {
+    using scalar_t = typename decltype(tag)::type;
+    for (int64_t row = begin; row < end; ++row) {
+      const scalar_t* gate = static_cast<const scalar_t*>(p.gate_up) + row * p.gate_up_stride;
+      gate_row(gate, gate + p.width, p.width, static_cast<scalar_t*>(p.out) + row * p.width);
+    }
+  });
+}
+
+}  // namespace dlmcache::cpu::DLMCACHE_CPU_ARCH

@@ -1,0 +1,167 @@
+"""Decode held-out questions with each cache and compare: answers, speed, rows computed.
+
+With the bundled model the questions are generated and their answers verified. With --model the
+prompts are of a general kind, and the table tells whether the text equals vanilla's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+
+from dlmcache_cuda.cli.options import add_model_options, load_model
+
+GENERAL_PROMPTS = (
+    "What is the capital of France, and what is it known for?",
+    "Anna has 3 boxes with 12 pencils each and gives away 7 pencils. How many are left?",
+    "Write a Python function that returns the n-th Fibonacci number.",
+    "Explain in two sentences why the sky is blue.",
+)
+BUNDLED_BLOCK_LENGTH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One line of the table."""
+
+    cache: str
+    threshold: float | None
+
+    @property
+    def commit(self) -> str:
+        return "1 token/step" if self.threshold is None else f"threshold {self.threshold:g}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--questions", type=int, default=6, help="how many (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=2026, help="which (default: %(default)s)")
+    parser.add_argument("--gen-length", type=int, help="default: 96 (bundled), else 128")
+    parser.add_argument("--threshold", type=float, default=0.9, help="default: %(default)s")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    add_model_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import dlmcache_cuda
+    from dlmcache_cuda.assets import questions as bundled
+
+    if arguments.questions < 1:
+        raise ValueError(f"--questions must be at least 1, got {arguments.questions}")
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.table import Table
+    except ModuleNotFoundError as error:
+        raise RuntimeError("the demo needs rich: pip install 'dlmcache_cuda[cli]'") from error
+
+    console = Console(stderr=arguments.json)
+    model = load_model(arguments)
+    verified = arguments.model is None
+    if verified:
+        asked = bundled.make_questions(arguments.questions, arguments.seed)
+        texts = [question.prompt for question in asked]
+        gen_length, block_length = arguments.gen_length or bundled.GEN_LENGTH, BUNDLED_BLOCK_LENGTH
+    else:
+        asked = []
+        texts = [
+            GENERAL_PROMPTS[number % len(GENERAL_PROMPTS)] for number in range(arguments.questions)
+        ]
+        gen_length, block_length = arguments.gen_length or 128, None
+    if gen_length % (block_length or 1):
+        block_length = None
+    chats = [[{"role": "user", "content": text}] for text in texts]
+    settings = [
+        Setting(cache, threshold)
+        for threshold in (None, arguments.threshold)
+        for cache in dlmcache_cuda.available_policies()
+    ]
+
+    def decode(setting: Setting, prompts, callback=None):
+        return dlmcache_cuda.decode(
+            model,
+            prompts,
+            gen_length=gen_length,
+            block_length=block_length,
+            threshold=setting.threshold,
+            cache=setting.cache,
+            seed=0,
+            callback=callback,
+            batch_size=1,
+        )
+
+    decode(Setting("dual", arguments.threshold), chats[:1])  # warms up; not shown
+    outputs = {}
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} answers"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with progress:
+        for setting in settings:
+            task = progress.add_task(f"{setting.cache:8} {setting.commit}", total=len(chats))
+
+            def on_step(event, task=task):
+                done = sum(update.stop_reason is not None for update in event.updates)
+                if done:
+                    progress.advance(task, done)
+
+            outputs[setting] = decode(setting, chats, on_step)
+
+    results = [
+        _result(setting, out, outputs[settings[0]], asked) for setting, out in outputs.items()
+    ]
+    if arguments.json:
+        print(json.dumps(results, indent=1))
+        return 0
+    console.print(f"[bold]Question[/bold]  {texts[0]}", highlight=False)
+    console.print(f"[bold]Answer[/bold]    {outputs[settings[0]].text[0]}\n", highlight=False)
+    table = Table(title=f"{len(chats)} questions, one at a time, {gen_length} positions each")
+    table.add_column("cache")
+    table.add_column("commits")
+    columns = ("right" if verified else "same text", "tokens/s", "tokens/forward", "rows computed")
+    for column in (*columns, "seconds", "speed-up"):
+        table.add_column(column, justify="right")
+    for setting, result in zip(settings, results, strict=True):
+        if setting.cache == "none" and setting.threshold is not None:
+            table.add_section()
+        table.add_row(
+            setting.cache,
+            setting.commit,
+            f"{result['right']}/{len(chats)}",
+            f"{result['tokens_per_second']:.0f}",
+            f"{result['tokens_per_forward']:.2f}",
+            f"{100 * result['rows_relative']:.1f} %",
+            f"{result['seconds']:.2f}",
+            f"{result['speed_up']:.1f}x",
+        )
+    console.print(table)
+    console.print(
+        "tokens/s counts tokens before the end of the text; rows computed and speed-up are against "
+        "the first line.",
+        highlight=False,
+    )
+    return 0
+
+
+def _result(setting: Setting, out, vanilla, asked) -> dict:
+    from dlmcache_cuda.assets.questions import check_answer
+
+    if asked:
+        right = sum(map(check_answer, asked, out.text))
+    else:
+        right = sum(text == expected for text, expected in zip(out.text, vanilla.text, strict=True))
+    return {
+        "cache": setting.cache,
+        "commits": setting.commit,
+        "right": right,
+        "tokens_per_second": out.stats.tokens_per_second,
+        "tokens_per_forward": out.stats.tokens_per_forward,
+        "rows_relative": out.stats.rows_computed / vanilla.stats.rows_computed,
+        "seconds": out.stats.seconds["total"],
+        "speed_up": vanilla.stats.seconds["total"] / out.stats.seconds["total"],
+    }

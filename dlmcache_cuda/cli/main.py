@@ -1,0 +1,56 @@
+"""Entry point: finds the command, and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from dlmcache_cuda.cli import chat, decode, demo, env
+
+COMMANDS = (demo, decode, chat, env)
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    import dlmcache_cuda
+
+    parser = argparse.ArgumentParser(
+        prog="dlmcache",
+        description="Fast, faithful decoding of diffusion language models.",
+        epilog="Exit codes: 0 done, 1 failed, 2 wrong use or input, 130 interrupted. "
+        "DLMCACHE_DEBUG=1 shows tracebacks.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"dlmcache_cuda {dlmcache_cuda.__version__}"
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in COMMANDS:
+        name = module.__name__.rpartition(".")[2]
+        summary = module.__doc__.strip().splitlines()[0]
+        command = commands.add_parser(name, help=summary, description=module.__doc__)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    try:
+        parsed = build_parser().parse_args(arguments)
+        return parsed.run(parsed) or 0
+    except KeyboardInterrupt:
+        print("dlmcache: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away; python would complain again when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except Exception as error:
+        if os.environ.get("DLMCACHE_DEBUG") == "1":
+            raise
+        print(f"dlmcache: error: {error}", file=sys.stderr)
+        wrong_use = isinstance(error, (ValueError, TypeError, FileNotFoundError))
+        return EXIT_USAGE if wrong_use else EXIT_FAILED

@@ -1,0 +1,84 @@
+"""Options that several commands share, and what they stand for."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+from typing import Any
+
+from dlmcache_cuda.policies import PolicyConfig, available_policies, make_policy
+from dlmcache_cuda.samplers import REMASKINGS
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", help="checkpoint folder or hub id (default: the bundled model)")
+    group.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where it can be used)")
+    group.add_argument("--dtype", help="float32, bfloat16 or float16 (default: see the docs)")
+
+
+def load_model(arguments: argparse.Namespace):
+    import dlmcache_cuda
+
+    return dlmcache_cuda.load(arguments.model, device=arguments.device, dtype=arguments.dtype)
+
+
+def add_decode_options(parser: argparse.ArgumentParser, gen_length: int) -> None:
+    """The options of ``dlmcache_cuda.decode``, under its names."""
+    group = parser.add_argument_group("decoding")
+    group.add_argument("--gen-length", type=int, default=gen_length, help="default: %(default)s")
+    group.add_argument("--block-length", type=int, help="default: one block")
+    group.add_argument("--steps", type=int, help="default: one token per step")
+    group.add_argument("--temperature", type=float, default=0.0, help="default: %(default)s")
+    group.add_argument("--cfg-scale", type=float, default=0.0, help="default: %(default)s")
+    group.add_argument("--remasking", default="low_confidence", help=f"{' or '.join(REMASKINGS)}")
+    group.add_argument("--threshold", type=float, help="commit all tokens at least this sure")
+    group.add_argument("--factor", type=float, help="Fast-dLLM's factor rule")
+    group.add_argument("--cache", default="none", help=f"one of {', '.join(available_policies())}")
+    group.add_argument(
+        "--cache-arg",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of the cache, e.g. refresh_steps=4; may be repeated",
+    )
+    group.add_argument("--no-stop-at-eos", action="store_true", help="make every step")
+    group.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+
+
+def decode_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments of ``dlmcache_cuda.decode`` from the parsed options."""
+    return {
+        "gen_length": arguments.gen_length,
+        "block_length": arguments.block_length,
+        "steps": arguments.steps,
+        "temperature": arguments.temperature,
+        "cfg_scale": arguments.cfg_scale,
+        "remasking": arguments.remasking,
+        "threshold": arguments.threshold,
+        "factor": arguments.factor,
+        "cache": cache_config(arguments.cache, arguments.cache_arg),
+        "stop_at_eos": not arguments.no_stop_at_eos,
+        "seed": arguments.seed,
+    }
+
+
+def cache_config(name: str, settings: list[str]) -> PolicyConfig:
+    """The config object of policy ``name`` with ``NAME=VALUE`` settings applied."""
+    config_type = make_policy(name).Config
+    known = [field.name for field in dataclasses.fields(config_type)]
+    values: dict[str, Any] = {}
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        if not separator or key not in known:
+            allowed = ", ".join(known) or "it has no settings"
+            raise ValueError(
+                f"--cache-arg must be NAME=VALUE with a setting of {name!r} ({allowed}), "
+                f"got {setting!r}"
+            )
+        try:
+            values[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[key] = text
+    return config_type(**values)

@@ -1,0 +1,175 @@
+"""Every bad argument of decode() is refused with its name, what was given and what is allowed."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import pytest
+import torch
+from oracles.checkpoint import MASK, VOCAB, write_checkpoint
+from oracles.compare import load_pair, random_prompts
+
+import dlmcache_cuda
+
+PROMPT = [1, 2, 3]
+
+
+def refused(error: type[Exception], words: list[str], prompts: Any = None, **options: Any) -> None:
+    """``decode`` raises ``error`` and its message contains all ``words``."""
+    prompts = [torch.tensor(PROMPT)] if prompts is None else prompts
+    options = {"gen_length": 8} | options
+    with pytest.raises(error) as caught:
+        dlmcache_cuda.decode(load_pair(1).model, prompts, **options)
+    for word in words:
+        assert re.search(word, str(caught.value)), f"{word!r} is not in {str(caught.value)!r}"
+
+
+@pytest.mark.parametrize(
+    "options,words",
+    [
+        ({"gen_length": 0}, ["gen_length", "0"]),
+        ({"gen_length": -5}, ["gen_length", "-5"]),
+        ({"block_length": 0}, ["block_length", "0"]),
+        ({"block_length": 3}, ["block_length", "3", "gen_length", "8"]),
+        ({"block_length": 16}, ["block_length", "16", "gen_length", "8"]),
+        ({"steps": 0}, ["steps", "0"]),
+        ({"steps": 5, "block_length": 2}, ["steps", "5", "4"]),
+        ({"temperature": -0.5}, ["temperature", "-0.5"]),
+        ({"temperature": math.nan}, ["temperature", "nan"]),
+        ({"temperature": math.inf}, ["temperature", "inf"]),
+        ({"cfg_scale": -1.0}, ["cfg_scale", "-1"]),
+        ({"cfg_scale": math.nan}, ["cfg_scale", "nan"]),
+        ({"remasking": "entropy"}, ["remasking", "entropy", "low_confidence", "random"]),
+        ({"threshold": 0.0}, ["threshold", "0"]),
+        ({"threshold": -0.1}, ["threshold", "-0.1"]),
+        ({"threshold": 1.01}, ["threshold", "1.01"]),
+        ({"threshold": math.nan}, ["threshold", "nan"]),
+        ({"factor": 0.0}, ["factor", "0"]),
+        ({"factor": -1.0}, ["factor", "-1"]),
+        ({"factor": math.nan}, ["factor", "nan"]),
+        ({"threshold": 0.9, "factor": 1.0}, ["threshold", "factor"]),
+        ({"threshold": 0.9, "remasking": "random"}, ["threshold", "remasking", "random"]),
+        ({"factor": 1.0, "remasking": "random"}, ["factor", "remasking", "random"]),
+        ({"cache": "dua"}, ["cache", "dua", "none", "prefix", "dual"]),
+        ({"batch_size": 0}, ["batch_size", "0"]),
+        ({"batch_size": -2}, ["batch_size", "-2"]),
+        ({"seed": [1, 2]}, ["seed", "2", "1"]),
+        ({"seed": []}, ["seed", "0", "1"]),
+        ({"seed": -1}, ["seed", "-1"]),
+        ({"seed": [2**63]}, ["seed", str(2**63)]),
+        ({"gen_length": 200}, ["203", "128"]),
+    ],
+    ids=str,
+)
+def test_bad_value(options, words):
+    refused(ValueError, words, **options)
+
+
+@pytest.mark.parametrize(
+    "options,words",
+    [
+        ({"gen_length": 8.0}, ["gen_length", "int", "float"]),
+        ({"gen_length": "8"}, ["gen_length", "int", "str"]),
+        ({"gen_length": True}, ["gen_length", "int", "bool"]),
+        ({"gen_length": None}, ["gen_length", "int", "NoneType"]),
+        ({"block_length": 2.5}, ["block_length", "int", "float"]),
+        ({"steps": "4"}, ["steps", "int", "str"]),
+        ({"temperature": "warm"}, ["temperature", "str"]),
+        ({"temperature": None}, ["temperature", "None"]),
+        ({"cfg_scale": "1"}, ["cfg_scale", "str"]),
+        ({"remasking": 3}, ["remasking", "int"]),
+        ({"threshold": "0.9"}, ["threshold", "str"]),
+        ({"factor": [1.0]}, ["factor", "list"]),
+        ({"cache": 7}, ["cache", "int"]),
+        ({"cache": None}, ["cache", "None"]),
+        ({"stop_at_eos": "yes"}, ["stop_at_eos", "bool", "str"]),
+        ({"logits_eos_inf": 1}, ["logits_eos_inf", "bool", "int"]),
+        ({"confidence_eos_eot_inf": 0.0}, ["confidence_eos_eot_inf", "bool", "float"]),
+        ({"seed": 1.5}, ["seed", "int", "float"]),
+        ({"seed": ["a"]}, ["seed", "int", "str"]),
+        ({"callback": 3}, ["callback", "callable", "int"]),
+        ({"batch_size": 1.0}, ["batch_size", "int", "float"]),
+    ],
+    ids=str,
+)
+def test_bad_type(options, words):
+    refused(TypeError, words, **options)
+
+
+@pytest.mark.parametrize(
+    "prompts,error,words",
+    [
+        ([], ValueError, ["prompts", "empty"]),
+        ([torch.tensor([], dtype=torch.int64)], ValueError, ["prompt", "0", "empty"]),
+        ([torch.tensor(PROMPT), torch.tensor([], dtype=torch.int64)], ValueError, ["1", "empty"]),
+        (torch.zeros(0, 4, dtype=torch.int64), ValueError, ["prompts", "empty"]),
+        ([torch.tensor([1, VOCAB])], ValueError, ["prompt", str(VOCAB), str(VOCAB - 1)]),
+        ([torch.tensor([-1, 2])], ValueError, ["prompt", "-1", "0"]),
+        ([torch.tensor([1.0, 2.0])], TypeError, ["prompt", "float", "int"]),
+        ([torch.tensor([True])], TypeError, ["prompt", "bool", "int"]),
+        (torch.ones(1, 2, 3, dtype=torch.int64), ValueError, ["prompt", "3"]),
+        ([torch.ones(2, 2, dtype=torch.int64)], ValueError, ["prompt", "2", "1"]),
+        ([torch.tensor([1, MASK])], ValueError, ["prompt", "mask", str(MASK)]),
+        (7, TypeError, ["prompts", "int"]),
+        ([torch.tensor([1]), 7.5], TypeError, ["prompt", "float"]),
+        ("two plus two", ValueError, ["tokenizer"]),
+        (["two plus two", "one"], ValueError, ["tokenizer"]),
+        ([{"role": "user", "content": "two plus two"}], ValueError, ["tokenizer"]),
+    ],
+    ids=str,
+)
+def test_bad_prompts(prompts, error, words):
+    refused(error, words, prompts=prompts)
+
+
+def test_which_prompt_is_too_long():
+    prompts = random_prompts(1, [4, 125, 3])
+    refused(ValueError, [r"prompt.*1", "125", "8", "133", "128", "max_sequence_length"], prompts=prompts)
+
+
+def test_unknown_argument():
+    refused(TypeError, ["gen_len"], gen_len=3)
+
+
+@pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
+def test_logits_that_are_not_finite_name_sequence_and_step(tmp_path, cache):
+    """A weight that went bad after loading must not become text."""
+    model = dlmcache_cuda.load(write_checkpoint(tmp_path, 1), device="cpu", dtype=torch.float32)
+    prompts = [torch.tensor([4, 5]), torch.tensor([6, 2, 7])]
+    assert len(dlmcache_cuda.decode(model, prompts, gen_length=8, cache=cache).sequences) == 2
+    poison(model, token=7)
+    with pytest.raises(FloatingPointError, match=r"(?s)sequence 1.*step 0"):
+        dlmcache_cuda.decode(model, prompts, gen_length=8, cache=cache, batch_size=1)
+
+
+def poison(model: Any, token: int) -> None:
+    """Makes the embedding of one token NaN, so that only canvases which hold it are affected."""
+    found = 0
+    with torch.no_grad():
+        for tensor in all_tensors(model):
+            if tensor.shape == (VOCAB, 32) and not found:
+                tensor[token] = math.nan
+                found += 1
+    assert found == 1
+
+
+def all_tensors(model: Any) -> list[torch.Tensor]:
+    if isinstance(model, torch.nn.Module):
+        return [*model.parameters(), *model.buffers()]
+    raise AssertionError(f"no weights found in {type(model).__name__}")
+
+
+def test_errors_leave_the_model_usable():
+    model = load_pair(1).model
+    prompts = random_prompts(1, [5])
+    before = dlmcache_cuda.decode(model, prompts, gen_length=8)
+    with pytest.raises(RuntimeError, match="stop here"):
+        dlmcache_cuda.decode(model, prompts, gen_length=8, callback=raise_an_error)
+    after = dlmcache_cuda.decode(model, prompts, gen_length=8)
+    assert before.sequences[0].ids.tolist() == after.sequences[0].ids.tolist()
+
+
+def raise_an_error(event: Any) -> None:
+    raise RuntimeError("stop here")

@@ -1,0 +1,77 @@
+"""decode(cache="prefix") and decode(cache="dual") against Fast-dLLM as methods describe it."""
+
+from __future__ import annotations
+
+import pytest
+from oracles.compare import assert_equals_oracle, load_pair, random_prompts
+from oracles.sequence import Settings
+
+import dlmcache_cuda
+
+BLOCKS = [(16, None, None), (16, 8, 4), (16, 8, 10), (24, 8, 24), (16, 4, 4), (16, 4, 32), (6, 1, 6)]
+OPTIONS = {
+    "plain": {},
+    "to-the-end": {"stop_at_eos": False},
+    "no-eos": {"logits_eos_inf": True},
+    "late-eos": {"confidence_eos_eot_inf": True},
+    "warm": {"temperature": 0.7},
+    "guided": {"cfg_scale": 0.6},
+    "random-order": {"remasking": "random"},
+    "threshold": {"threshold": 0.3},
+    "threshold-warm": {"threshold": 0.6, "temperature": 0.5, "stop_at_eos": False},
+    "factor": {"factor": 1.0},
+    "factor-late-eos": {"factor": 2.0, "confidence_eos_eot_inf": True},
+}
+
+
+def check(settings: Settings, cache: str, model_seed: int) -> list:
+    pair = load_pair(model_seed)
+    prompts = random_prompts(model_seed, [6, 1, 11])
+    records = assert_equals_oracle(pair, prompts, settings, cache, seeds=[3, 2**33, 2**61 + 9])
+    assert records.count(None) <= 1
+    return [record for record in records if record is not None]
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("gen_length,block_length,steps", BLOCKS)
+def test_same_commits_and_rows(gen_length, block_length, steps, options, cache):
+    check(Settings(gen_length, block_length, steps, **options), cache, gen_length + (block_length or 0))
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_rows_and_refreshes_are_those_of_the_method(cache):
+    """One whole canvas per block, then [s, N) or [s, e); one refresh per block."""
+    pair = load_pair(5)
+    prompt = random_prompts(5, [7])
+    settings = Settings(16, 4, stop_at_eos=False)
+    (record,) = assert_equals_oracle(pair, prompt, settings, cache)
+    cached = {"prefix": lambda begin: 23 - begin, "dual": lambda begin: 4}[cache]
+    assert record.rows == [
+        rows for begin in (7, 11, 15, 19) for rows in [23] + 3 * [cached(begin)]
+    ]
+    out = dlmcache_cuda.decode(
+        pair.model, prompt, gen_length=16, block_length=4, stop_at_eos=False, cache=cache, seed=[0]
+    )
+    assert out.stats.refreshes == len(record.refresh_steps) == 4
+    assert out.stats.rows_vanilla == record.forwards * 23 * pair.plain.config.n_layers
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_a_block_finished_by_its_first_forward_costs_one_forward(cache):
+    """The reference runs a wasted forward here, or crashes (methods.md section 18)."""
+    for record in check(Settings(16, 4, 4, stop_at_eos=False), cache, 5):
+        assert record.forwards == 4
+        assert record.refresh_steps == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_masks_left_behind_and_stalls(cache):
+    chosen, reasons = 0, set()
+    for model_seed in range(8):
+        for settings in (Settings(20, 5, stop_at_eos=False), Settings(20, 5, threshold=0.9)):
+            for record in check(settings, cache, model_seed):
+                chosen += record.masks_chosen
+                reasons.add(record.stop_reason)
+    assert chosen > 0
+    assert "stalled" in reasons

@@ -1,0 +1,66 @@
+"""Random settings: decode equals the oracle. ``DLMCACHE_TEST_EXAMPLES`` sets how many are tried."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, event, given, note, settings
+from hypothesis import strategies as st
+from oracles.compare import assert_equals_oracle, load_pair, random_prompts
+from oracles.sequence import Settings
+
+EXAMPLES = int(os.environ.get("DLMCACHE_TEST_EXAMPLES", "25"))
+
+
+@st.composite
+def decode_settings(draw) -> Settings:
+    block_length = draw(st.integers(1, 9))
+    n_blocks = draw(st.integers(1, 4))
+    commit = draw(st.sampled_from(["fixed", "fixed", "threshold", "factor"]))
+    fixed = commit == "fixed"
+    return Settings(
+        gen_length=block_length * n_blocks,
+        block_length=block_length,
+        steps=n_blocks * draw(st.integers(1, block_length + 2)) if fixed else None,
+        temperature=draw(st.sampled_from([0.0, 0.0, 0.3, 1.0])),
+        cfg_scale=draw(st.sampled_from([0.0, 0.0, 0.5, 2.0])),
+        remasking=draw(st.sampled_from(["low_confidence", "random"])) if fixed else "low_confidence",
+        threshold=draw(st.floats(0.05, 1.0)) if commit == "threshold" else None,
+        factor=draw(st.floats(0.1, 4.0)) if commit == "factor" else None,
+        stop_at_eos=draw(st.booleans()),
+        logits_eos_inf=draw(st.booleans()),
+        confidence_eos_eot_inf=draw(st.booleans()),
+    )
+
+
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+@given(
+    options=decode_settings(),
+    cache=st.sampled_from(["none", "prefix", "dual"]),
+    model_seed=st.integers(0, 7),
+    prompt_seed=st.integers(0, 2**31),
+    lengths=st.lists(st.integers(1, 14), min_size=1, max_size=4),
+    seed=st.integers(0, 2**63 - 5),
+    batch_size=st.none() | st.integers(1, 4),
+)
+def test_decode_equals_the_oracle(
+    options, cache, model_seed, prompt_seed, lengths, seed, batch_size
+):
+    prompts = random_prompts(prompt_seed, lengths)
+    records = assert_equals_oracle(
+        load_pair(model_seed),
+        prompts,
+        options,
+        cache,
+        seeds=[seed + i for i in range(len(prompts))],
+        batch_size=batch_size,
+    )
+    close = records.count(None)
+    event(f"too close to call: {close}")
+    note(f"smallest margins: {[record and record.margin for record in records]}")
+    assert close <= 1

@@ -1,0 +1,234 @@
+"""What every decoding oracle shares: settings, the canvas of one sequence, predictions, commit rules, the record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from . import noise
+
+STALL_STEPS = 4  # with threshold or factor: steps in a row that commit only mask ids before giving up
+
+
+@dataclass(frozen=True)
+class TokenIds:
+    mask: int
+    end: tuple[int, ...]  # EOS first, then EOT if there is one
+    pad: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of ``decode`` that decide what is computed; ``seed`` is the sequence's own."""
+
+    gen_length: int
+    block_length: int | None = None
+    steps: int | None = None
+    temperature: float = 0.0
+    cfg_scale: float = 0.0
+    remasking: str = "low_confidence"
+    threshold: float | None = None
+    factor: float | None = None
+    stop_at_eos: bool = True
+    seed: int = 0
+    logits_eos_inf: bool = False
+    confidence_eos_eot_inf: bool = False
+
+    @property
+    def fixed_k(self) -> bool:
+        return self.threshold is None and self.factor is None
+
+    def blocks(self, prompt_length: int) -> list[tuple[int, int]]:
+        size = self.block_length or self.gen_length
+        first, last = prompt_length, prompt_length + self.gen_length
+        return [(start, start + size) for start in range(first, last, size)]
+
+    def schedule(self, masks: int, n_blocks: int) -> list[int]:
+        """Commits of each step of a block that has ``masks`` masks: even, the remainder to the first steps."""
+        steps = (self.steps or self.gen_length) // n_blocks
+        return [masks // steps + (i < masks % steps) for i in range(steps)]
+
+
+@dataclass
+class Record:
+    """What happened. ``margin`` is the distance, in logits, of the closest decision from going the other way."""
+
+    ids: list[int] = field(default_factory=list)
+    commit_step: list[int] = field(default_factory=list)
+    log_confidence: list[float] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)  # rows that entered the stack, per forward
+    refresh_steps: list[int] = field(default_factory=list)
+    stop_reason: str = "length"
+    margin: float = math.inf
+    masks_chosen: int = 0  # how often the mask id itself was chosen
+
+    @property
+    def forwards(self) -> int:
+        return len(self.rows)
+
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A masked position with its prediction. The odds are those of the predicted token, without noise."""
+
+    position: int
+    token: int
+    log_confidence: float
+    log_rest: float  # ln(1 - confidence), without cancellation
+    score: float
+    token_margin: float
+
+    @property
+    def odds(self) -> float:
+        if self.log_confidence == -math.inf:
+            return -math.inf
+        return math.inf if self.log_rest == -math.inf else self.log_confidence - self.log_rest
+
+
+class Canvas:
+    """One sequence: prompt, then masks; with guidance a second copy whose prompt is masked."""
+
+    def __init__(self, prompt: Sequence[int], settings: Settings, ids: TokenIds) -> None:
+        self.settings = settings
+        self.ids = ids
+        self.prompt_length = len(prompt)
+        self.length = len(prompt) + settings.gen_length
+        self.tokens = list(prompt) + [ids.mask] * settings.gen_length
+        self.step = 0
+        self.stalled = 0
+        self.stopped = False
+        self.record = Record(
+            commit_step=[-1] * settings.gen_length, log_confidence=[math.nan] * settings.gen_length
+        )
+
+    def inputs(self, begin: int = 0, end: int | None = None) -> torch.Tensor:
+        """Tokens of the positions [begin, end): ``[1, R]``, with guidance ``[2, R]``."""
+        rows = [self.tokens]
+        if self.settings.cfg_scale > 0:
+            rows.append([self.ids.mask] * self.prompt_length + self.tokens[self.prompt_length :])
+        return torch.tensor(rows)[:, begin:end]
+
+    def masks(self, begin: int, end: int) -> list[int]:
+        return [p for p in range(begin, end) if self.tokens[p] == self.ids.mask]
+
+    def guided(self, logits: torch.Tensor) -> torch.Tensor:
+        """``[1 or 2, R, V]`` -> ``[R, V]``."""
+        if self.settings.cfg_scale == 0:
+            return logits[0]
+        conditional, unconditional = logits
+        return unconditional + (self.settings.cfg_scale + 1) * (conditional - unconditional)
+
+    def predict(self, position: int, logits: torch.Tensor) -> Candidate:
+        """methods.md section 2, steps 3.3 to 3.6, for one position with logits ``[V]``."""
+        s, ids = self.settings, self.ids
+        logits = logits.double().clone()
+        if s.logits_eos_inf:
+            logits[ids.end[0]] = -math.inf
+        noised = logits.clone()
+        if s.temperature > 0:
+            # argmax of exp(logits) / (-ln U)^temperature, in logarithms
+            draw = noise.gumbel(s.seed, self.step, position, len(logits))
+            noised += s.temperature * torch.from_numpy(draw)
+        token = first_argmax(noised)
+        token_margin = margin_of_max(noised, token)
+        if s.confidence_eos_eot_inf:
+            # In the reference EOS goes to -inf in the noised logits and EOT in the raw ones; without noise
+            # both are one tensor.
+            excluded = ids.end if s.temperature == 0 else ids.end[1:]
+            logits[list(excluded)] = -math.inf
+        total = torch.logsumexp(logits, 0)
+        others = logits.clone()
+        others[token] = -math.inf
+        log_rest = (torch.logsumexp(others, 0) - total).item()
+        # 1 - p is exact where p is near 1, p is exact where it is small
+        log_p = (logits[token] - total).item()
+        if log_rest < math.log(0.5):
+            log_p = math.log1p(-math.exp(log_rest))
+        if s.remasking == "random":
+            score = noise.uniform(s.seed, self.step, position, noise.RANDOM_REMASKING_STREAM)
+        else:
+            score = log_p
+        return Candidate(position, token, log_p, log_rest, score, token_margin)
+
+    def commit(self, candidates: list[Candidate], number: int | None) -> None:
+        """Chooses among the candidates (``number`` of them with fixed-k), writes them and ends the step."""
+        chosen = self.choose(candidates, number)
+        for c in chosen:
+            self.record.margin = min(self.record.margin, c.token_margin)
+            if c.token == self.ids.mask:
+                self.record.masks_chosen += 1  # LLaDA "commits" it: the position stays a mask
+                continue
+            g = c.position - self.prompt_length
+            self.tokens[c.position] = c.token
+            self.record.commit_step[g] = self.step
+            self.record.log_confidence[g] = c.log_confidence
+        self.step += 1
+        self.stalled = self.stalled + 1 if all(c.token == self.ids.mask for c in chosen) else 0
+        if self.settings.stop_at_eos and self.end_reached():
+            self.record.stop_reason = "end_of_text"
+            self.stopped = True
+        elif not self.settings.fixed_k and self.stalled == STALL_STEPS:
+            self.record.stop_reason = "stalled"
+            self.stopped = True
+
+    def choose(self, candidates: list[Candidate], number: int | None) -> list[Candidate]:
+        """methods.md section 3; ties go to the lowest position."""
+        ranked = sorted(candidates, key=lambda c: (-c.score, c.position))
+        s = self.settings
+        if s.threshold is not None:
+            limit = math.log(s.threshold)
+            chosen = ranked[:1] + [c for c in ranked[1:] if c.log_confidence >= limit]
+            for c in ranked:
+                self.note(c.odds, odds_of(s.threshold))
+        elif s.factor is not None:
+            count = 0
+            while count < len(ranked):
+                n = count + 1
+                self.note(ranked[count].odds, odds_of(1 - s.factor / (n + 1)))
+                if not (n + 1) * math.exp(ranked[count].log_rest) < s.factor:
+                    break
+                count = n
+            chosen = ranked[: max(count, 1)]
+        else:
+            chosen = ranked[:number]
+        if s.remasking == "low_confidence" and len(chosen) < len(ranked):
+            self.note(ranked[len(chosen) - 1].odds, ranked[len(chosen)].odds)
+        return chosen
+
+    def note(self, a: float, b: float) -> None:
+        if math.isfinite(a) and math.isfinite(b):
+            self.record.margin = min(self.record.margin, abs(a - b))
+
+    def end_position(self) -> int | None:
+        generated = range(self.prompt_length, self.length)
+        return next((p for p in generated if self.tokens[p] in self.ids.end), None)
+
+    def end_reached(self) -> bool:
+        end = self.end_position()
+        return end is not None and not self.masks(self.prompt_length, end)
+
+    def finish(self) -> Record:
+        end = self.end_position()
+        if end is not None:
+            for p in self.masks(end, self.length):
+                self.tokens[p] = self.ids.pad
+        self.record.ids = self.tokens[self.prompt_length :]
+        return self.record
+
+
+def odds_of(p: float) -> float:
+    return math.log(p / (1 - p)) if 0 < p < 1 else math.inf
+
+
+def first_argmax(x: torch.Tensor) -> int:
+    return int((x == x.max()).nonzero()[0])
+
+
+def margin_of_max(x: torch.Tensor, token: int) -> float:
+    rest = x.clone()
+    rest[token] = -math.inf
+    return (x[token] - rest.max()).item()

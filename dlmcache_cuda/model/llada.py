@@ -45,7 +45,7 @@ class Llada:
         device, dtype: of the weights and of everything computed.
         mask_token_id: the token that stands for "not decided yet".
         end_token_ids: a text ends at the first of these.
-        pad_token_id: fills what must be filled; None where nothing ends a text.
+        pad_token_id: fills what stands behind the end of a text.
         path: the checkpoint's folder; name: what it is called in messages and tables.
         layers: the blocks, for policies that run their parts one by one.
         embedding ``[V, W]``, final_norm ``[W]``, head ``[V, W]``: the other weights.
@@ -90,6 +90,14 @@ class Llada:
                 self._tokenizer = load_tokenizer(self.path)
             return self._tokenizer
 
+    def decode_text(self, ids: Tensor | Sequence[int]) -> str | None:
+        """The text of token ids, special tokens left out; None if the checkpoint has no tokenizer."""
+        try:
+            tokenizer = self.tokenizer
+        except FileNotFoundError:
+            return None
+        return tokenizer.decode(torch.as_tensor(ids).tolist(), skip_special_tokens=True)
+
     @property
     def weight_bytes(self) -> int:
         """Memory of all weights, in bytes; a tied head counts once."""
@@ -124,8 +132,7 @@ class Llada:
         tokens: Tensor,
         rows: RowList,
         cache: KVCache,
-        kv_lens: Tensor,
-        kv_lens_host: Sequence[int] | None = None,
+        kv_lens: Tensor | Sequence[int],
     ) -> Tensor:
         """Run rows through the whole stack; their keys and values are renewed in the cache.
 
@@ -133,14 +140,14 @@ class Llada:
             tokens: ``[S * capacity]`` int64, the canvases.
             rows: what to compute; ``rows.capacity`` must be the cache's.
             cache: read at the first ``kv_lens`` positions of each slot, written at the rows.
-            kv_lens: ``[S]`` int64 on the device, canvas length of each slot.
-            kv_lens_host: the same numbers on the host. Slots whose rows are all of their keys may
-                then use dense attention.
+            kv_lens: canvas length of each slot, S numbers on the host: slots whose rows are all of
+                their keys may then use dense attention. Or ``[S]`` int64 on the device, which is
+                not read back: all slots are computed as packed rows.
 
         Returns:
             ``[R, W]`` residual stream behind the last block, before the final norm.
         """
-        lengths = KeyLengths(kv_lens, None if kv_lens_host is None else tuple(kv_lens_host))
+        lengths = KeyLengths.of(kv_lens, self.device)
         cos_sin = self.cos_sin(rows.capacity)
         h = self.embed(tokens, rows.row_index)
         for layer, k_cache, v_cache in zip(self.layers, cache.k, cache.v, strict=True):
@@ -218,8 +225,7 @@ class Llada:
             tokens[slot, : len(ids)] = ids
         rows = RowList.from_ranges([0] * len(lengths), lengths, capacity, self.device)
         cache = self.new_cache(len(canvases), capacity)
-        kv_lens = torch.tensor(lengths, dtype=torch.int64, device=self.device)
-        hidden = self.forward_rows(tokens.flatten(), rows, cache, kv_lens, lengths)
+        hidden = self.forward_rows(tokens.flatten(), rows, cache, lengths)
         logits = self.head.new_zeros((len(canvases) * capacity, self.head.shape[0]))
         logits[rows.row_index] = F.linear(self.normed(hidden), self.head)
         return logits.view(len(canvases), capacity, -1)

@@ -75,7 +75,9 @@ def _device(device: str | torch.device | None) -> torch.device:
                 f"without ({reason}); rebuild with DLMCACHE_WITH_CUDA=1"
             )
         if not torch.cuda.is_available():
-            raise ValueError(f"load: device {str(target)!r}, but torch {torch.__version__} sees no GPU")
+            raise ValueError(
+                f"load: device {str(target)!r}, but torch {torch.__version__} sees no GPU"
+            )
     return target
 
 

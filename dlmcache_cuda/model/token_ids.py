@@ -15,8 +15,8 @@ class TokenIds:
     mask: int
     end: tuple[int, ...]
     """A text ends at the first of any of these."""
-    pad: int | None
-    """Fills what must be filled; none where nothing ends a text."""
+    pad: int
+    """Stands behind the end of a text: the config's, else the first end id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +78,10 @@ def resolve_token_ids(
         end = tuple(end_token_ids)
     end = tuple(dict.fromkeys(end))
     pad = config.pad_token_id
-    if pad is None and end:
-        pad = end[0]
-    named = [("mask_token_id", mask), *(("end token id", token) for token in end)]
-    if pad is not None:
-        named.append(("pad_token_id", pad))
-    for name, token in named:
+    if pad is None:
+        pad = end[0] if end else mask  # nothing ends a text, so nothing is padded
+    ends = [("end token id", token) for token in end]
+    for name, token in [("mask_token_id", mask), *ends, ("pad_token_id", pad)]:
         if isinstance(token, bool) or not isinstance(token, int):
             raise ValueError(f"{source}: {name} must be an integer, got {token!r}")
         if not 0 <= token < config.embedding_size:

@@ -4,12 +4,15 @@
 #include <cstring>
 
 #include "dlmcache/commit.h"
+#include "dlmcache/attention.h"
 #include "dlmcache/cpu_info.h"
+#include "dlmcache/head.h"
 #include "dlmcache/norm.h"
 #include "dlmcache/rope_cache.h"
 #include "dlmcache/rows.h"
 #include "dlmcache/swiglu.h"
 #include "dlmcache/row_list.h"
+#include "dlmcache/random.h"
 
 namespace dlmcache::cpu {
 
@@ -39,3 +42,8 @@ DLMCACHE_DISPATCH_CPU(count_rows, dlmcache::BuildRowsParams)
 DLMCACHE_DISPATCH_CPU(build_rows, dlmcache::BuildRowsParams)
 DLMCACHE_DISPATCH_CPU(find_rows, dlmcache::FindRowsParams)
 DLMCACHE_DISPATCH_CPU(commit_slots, dlmcache::CommitParams)
+DLMCACHE_DISPATCH_CPU(attention_rows, dlmcache::AttentionParams)
+DLMCACHE_DISPATCH_CPU(attention_merge_rows, dlmcache::AttentionParams)
+DLMCACHE_DISPATCH_CPU(uniform_rows, dlmcache::UniformRowsParams)
+DLMCACHE_DISPATCH_CPU(vocab_reduce_rows, dlmcache::VocabReduceParams)
+DLMCACHE_DISPATCH_CPU(vocab_finish_rows, dlmcache::VocabReduceParams)

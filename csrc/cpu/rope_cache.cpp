@@ -36,7 +36,7 @@ void rope_scatter_kv_rows(const RopeScatterKvParams& p, int64_t begin, int64_t e
       scalar_t* q = static_cast<scalar_t*>(p.q) + row * q_width;
       const int64_t index = p.row_index[row];
       if (index < 0) {
-        std::memset(q, 0, q_width * sizeof(scalar_t));
+        if (q_width > 0) std::memset(q, 0, q_width * sizeof(scalar_t));
         continue;
       }
       const scalar_t* x = static_cast<const scalar_t*>(p.qkv) + row * p.qkv_stride;
@@ -49,6 +49,7 @@ void rope_scatter_kv_rows(const RopeScatterKvParams& p, int64_t begin, int64_t e
       for (int64_t h = 0; h < p.num_kv_heads; ++h, x += p.head_dim, k += p.head_dim) {
         rotate_head(x, cosine, sine, half, k);
       }
+      if (kv_width == 0) continue;
       std::memcpy(static_cast<scalar_t*>(p.v_cache) + index * kv_width, x, kv_width * sizeof(scalar_t));
     }
   });

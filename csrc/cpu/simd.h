@@ -122,4 +122,52 @@ inline FloatVec exp(FloatVec x) {
   return x < low ? FloatVec{} : (x > high ? infinity : (x == x ? value : x));
 }
 
+// e^x for x <= 0, about half the work of exp(): 0 below -87.3 and for -inf, NaN stays NaN; wrong above 88.
+inline FloatVec exp_nonpositive(FloatVec x) {
+  // The bits of x / ln 2 + 1.5 * 2^23 + 127 end in the biased exponent of the nearest power of two.
+  const FloatVec magic = broadcast(12582912.0f + 127.0f);
+  const FloatVec shifted = x * 1.44269504f + magic;
+  const FloatVec n = shifted - magic;
+  const FloatVec r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+  FloatVec poly = broadcast(1.9875691500e-4f);
+  poly = poly * r + 1.3981999507e-3f;
+  poly = poly * r + 8.3334519073e-3f;
+  poly = poly * r + 4.1665795894e-2f;
+  poly = poly * r + 1.6666665459e-1f;
+  poly = poly * r + 5.0000001201e-1f;
+  const FloatVec mantissa = poly * r * r + r + 1.0f;
+  UintVec bits;
+  memcpy(&bits, &shifted, sizeof(bits));
+  bits <<= 23;
+  FloatVec power;
+  memcpy(&power, &bits, sizeof(power));
+  return x < broadcast(-87.33654f) ? FloatVec{} : mantissa * power;
+}
+
+// ln x to about one unit in the last place, for positive normal x only.
+inline FloatVec log(FloatVec x) {
+  UintVec bits;
+  memcpy(&bits, &x, sizeof(bits));
+  // Split x = 2^e m with m in [sqrt(1/2), sqrt(2)), where the series around 1 converges fastest.
+  const UintVec offset = bits - 0x3f3504f3u;
+  const IntVec exponent = reinterpret_cast<IntVec>(offset) >> 23;
+  const UintVec mantissa_bits = bits - (reinterpret_cast<UintVec>(exponent) << 23);
+  FloatVec m;
+  memcpy(&m, &mantissa_bits, sizeof(m));
+  const FloatVec e = __builtin_convertvector(exponent, FloatVec);
+  const FloatVec f = m - 1.0f;
+  const FloatVec square = f * f;
+  FloatVec poly = broadcast(7.0376836292e-2f);
+  poly = poly * f - 1.1514610310e-1f;
+  poly = poly * f + 1.1676998740e-1f;
+  poly = poly * f - 1.2420140846e-1f;
+  poly = poly * f + 1.4249322787e-1f;
+  poly = poly * f - 1.6668057665e-1f;
+  poly = poly * f + 2.0000714765e-1f;
+  poly = poly * f - 2.4999993993e-1f;
+  poly = poly * f + 3.3333331174e-1f;
+  const FloatVec correction = poly * f * square + e * -2.12194440e-4f - 0.5f * square;
+  return f + correction + e * 0.693359375f;
+}
+
 }  // namespace dlmcache::cpu::DLMCACHE_CPU_ARCH

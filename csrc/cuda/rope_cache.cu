@@ -18,7 +18,8 @@ const char* launch_rope_scatter_kv(const RopeScatterKvParams& p, void* stream) {
     const bool vectorised = half % kSize == 0 && aligned16<scalar_t>(p.qkv, p.qkv_stride) &&
                             aligned16<float>(p.cos_sin, 0) && aligned16<scalar_t>(p.k_cache, 0) &&
                             aligned16<scalar_t>(p.v_cache, 0) && aligned16<scalar_t>(p.q, 0);
-    const int64_t items = ((p.num_heads + p.num_kv_heads) * half + p.num_kv_heads * p.head_dim) / (vectorised ? kSize : 1);
+    const int64_t items =
+        ((p.num_heads + p.num_kv_heads) * half + p.num_kv_heads * p.head_dim) / (vectorised ? kSize : 1);
     const int64_t threads = items < kThreads ? (items + 31) / 32 * 32 : kThreads;
     const int64_t parts = (items + threads - 1) / threads;
     dim3 grid = grid_1d(p.num_rows);

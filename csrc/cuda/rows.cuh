@@ -20,14 +20,15 @@ __global__ void __launch_bounds__(256) copy_rows_kernel(RowsParams p) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   if (row >= p.num_rows) return;
   const int64_t index = p.row_index[row];
-  if (kScatter && index < 0) return;
+  const bool unused = index < 0;
+  if (kScatter && unused) return;
 
   const int64_t num_units = p.row_bytes / kBytes;
-  const Unit* source = static_cast<const Unit*>(p.source) + (kScatter ? row : index) * num_units;
+  const Unit* source = static_cast<const Unit*>(p.source) + (kScatter ? row : unused ? 0 : index) * num_units;
   Unit* destination = static_cast<Unit*>(p.destination) + (kScatter ? index : row) * num_units;
   const int64_t step = static_cast<int64_t>(blockDim.x) * gridDim.y;
   for (int64_t i = static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x; i < num_units; i += step) {
-    destination[i] = !kScatter && index < 0 ? Unit{} : source[i];
+    destination[i] = unused ? Unit{} : source[i];
   }
 }
 

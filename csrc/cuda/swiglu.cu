@@ -11,8 +11,8 @@ const char* launch_swiglu(const SwigluParams& p, void* stream) {
   return dispatch_float(p.dtype, [&](auto tag) {
     using scalar_t = typename decltype(tag)::type;
     constexpr int64_t kSize = Vec<scalar_t>::kSize;
-    const bool vectorised = p.width % kSize == 0 && aligned16<scalar_t>(p.gate_up, p.gate_up_stride) &&
-                            aligned16<scalar_t>(p.out, 0);
+    const bool vectorised =
+        p.width % kSize == 0 && aligned16<scalar_t>(p.gate_up, p.gate_up_stride) && aligned16<scalar_t>(p.out, 0);
     const int64_t items = p.width / (vectorised ? kSize : 1);
     const int64_t threads = items < kThreads ? (items + 31) / 32 * 32 : kThreads;
     const int64_t parts = (items + threads - 1) / threads;

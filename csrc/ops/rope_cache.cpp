@@ -72,9 +72,8 @@ STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { m.impl("rope_scatter_kv_", TORCH_B
 #ifdef DLMCACHE_WITH_CUDA
 Tensor rope_scatter_kv_cuda(const Tensor& qkv, const Tensor& cos_sin, const Tensor& row_index, int64_t capacity,
                             int64_t num_heads, Tensor k_cache, Tensor v_cache) {
-  return rope_scatter_kv_(
-      qkv, cos_sin, row_index, capacity, num_heads, k_cache, v_cache,
-      [&](const RopeScatterKvParams& p) { run_cuda(kOp, cuda::launch_rope_scatter_kv, p, qkv); });
+  return rope_scatter_kv_(qkv, cos_sin, row_index, capacity, num_heads, k_cache, v_cache,
+                          [&](const RopeScatterKvParams& p) { run_cuda(kOp, cuda::launch_rope_scatter_kv, p, qkv); });
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { m.impl("rope_scatter_kv_", TORCH_BOX(&rope_scatter_kv_cuda)); }

@@ -12,7 +12,7 @@ from dlmcache_cuda.decoding.decoder import Decoder
 from dlmcache_cuda.decoding.events import StepEvent
 from dlmcache_cuda.decoding.output import DecodedSequence, DecodeOutput, DecodeStats
 from dlmcache_cuda.decoding.prompts import tokenize_prompts
-from dlmcache_cuda.model.llada import Llada
+from dlmcache_cuda.model import Llada
 from dlmcache_cuda.policies import PolicyConfig, make_policy
 
 # Slots begin at multiples of this, so that rows of every slot are equally aligned.

@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from dlmcache_cuda.decoding.seeds import fresh_seed, sequence_seed
-from dlmcache_cuda.model.llada import Llada
+from dlmcache_cuda.model import Llada
 from dlmcache_cuda.samplers import REMASKINGS, CommitRule, Factor, FixedK, Sampler, Threshold
 
 DEFAULT_BATCH_SIZE = 16

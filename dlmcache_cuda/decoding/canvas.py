@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dlmcache_cuda.cache.kv_cache import KVCache
-from dlmcache_cuda.model.llada import Llada
+from dlmcache_cuda.model import Llada
 
 NEVER = -1
 
@@ -25,9 +24,10 @@ class Canvas:
         self.capacity = capacity
         self.guided = guided
         self.mask_id = model.mask_token_id
-        self.pad_id = model.pad_token_id
+        # Where nothing ends a text, nothing is padded either; idle entries just need some token.
+        self.pad_id = model.mask_token_id if model.pad_token_id is None else model.pad_token_id
         self.network_slots = 2 * num_slots if guided else num_slots
-        config, device = model.config, model.device
+        device = model.device
         entries = num_slots * capacity
         self.network_tokens = torch.full(
             (self.network_slots * capacity,), self.pad_id, dtype=torch.int64, device=device
@@ -36,15 +36,7 @@ class Canvas:
         self.commit_step = torch.full((entries,), NEVER, dtype=torch.int64, device=device)
         self.log_confidence = torch.full((entries,), float("nan"), device=device)
         self.is_prompt = torch.zeros(entries, dtype=torch.bool, device=device) if guided else None
-        self.cache = KVCache(
-            config.n_layers,
-            self.network_slots,
-            capacity,
-            config.n_kv_heads,
-            config.head_dim,
-            dtype=model.dtype,
-            device=device,
-        )
+        self.cache = model.new_cache(self.network_slots, capacity)
 
     def slot_range(self, slot: int, begin: int = 0, end: int | None = None) -> slice:
         """Entries of positions ``[begin, end)`` of a slot."""
@@ -74,17 +66,22 @@ class Canvas:
 class StepControl:
     """What the host tells the device for one step: one small copy, cut into named vectors."""
 
-    __slots__ = ("seeds", "steps", "num_commit", "block_begin", "block_end", "spans")
+    __slots__ = ("seeds", "steps", "num_commit", "block_begin", "block_end", "spans", "kv_lens")
 
-    def __init__(self, columns: Sequence[Sequence[int]], device: torch.device) -> None:
+    def __init__(
+        self, columns: Sequence[Sequence[int]], kv_lens: Sequence[int], device: torch.device
+    ) -> None:
         """``columns``, one entry per slot each: seed, step, num_commit, then the spans: begin and
-        end of the generation region, begin and end of the block."""
+        end of the generation region, begin and end of the block. ``kv_lens``: number of keys of
+        every slot of the network."""
         seeds, steps, num_commit, *spans = columns
         flat = [*seeds, *steps, *num_commit, *spans[2], *spans[3]]
         flat += [value for row in zip(*spans, strict=True) for value in row]
+        flat += kv_lens
         slots = len(seeds)
         block = torch.tensor(flat, dtype=torch.int64).to(device, non_blocking=True)
-        self.seeds, self.steps, self.num_commit, self.block_begin, self.block_end = block[
-            : 5 * slots
-        ].view(5, slots)
-        self.spans = block[5 * slots :].view(slots, 4)
+        vectors, spans_, self.kv_lens = block.split([5 * slots, 4 * slots, len(kv_lens)])
+        self.seeds, self.steps, self.num_commit, self.block_begin, self.block_end = vectors.view(
+            5, slots
+        )
+        self.spans = spans_.view(slots, 4)

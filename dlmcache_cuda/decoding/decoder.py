@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from dlmcache_cuda import ops
-from dlmcache_cuda.cache.row_list import RowList
+from dlmcache_cuda.cache import RowList
 from dlmcache_cuda.decoding.arguments import DecodeSettings
 from dlmcache_cuda.decoding.canvas import Canvas, StepControl
 from dlmcache_cuda.decoding.events import SequenceUpdate, StepEvent
 from dlmcache_cuda.decoding.output import DecodedSequence
 from dlmcache_cuda.decoding.phases import PhaseTimer
 from dlmcache_cuda.decoding.slots import Slot, SlotStatus
-from dlmcache_cuda.model.llada import Llada
+from dlmcache_cuda.model import Llada, Prediction
 from dlmcache_cuda.policies import CachePolicy, SlotPlan
 
 _IDLE = SlotPlan(0, 0, refresh=False)
@@ -83,11 +83,14 @@ class Decoder:
             plans = [
                 _IDLE if slot is None else self.policy.plan_slot(slot.view()) for slot in self.slots
             ]
-            control = self._control()
+            lengths = self._lengths()
+            control = self._control(lengths)
             rows = self._entry_rows(plans)
             candidates, places = self._candidates(control, rows)
         with self.timer.phase("network"):
-            hidden = model.forward_rows(canvas.network_tokens, rows, canvas.cache, self._lengths())
+            hidden = model.forward_rows(
+                canvas.network_tokens, rows, canvas.cache, control.kv_lens, lengths
+            )
         with self.timer.phase("head"):
             prediction = self._predict(hidden, rows, candidates, places, control)
         with self.timer.phase("commit"):
@@ -115,7 +118,7 @@ class Decoder:
         self.forwards += 1
         return self._advance(plans, statuses, candidates, committed)
 
-    def _control(self) -> StepControl:
+    def _control(self, lengths: Sequence[int]) -> StepControl:
         columns = [
             (0,) * 7
             if slot is None
@@ -130,7 +133,7 @@ class Decoder:
             )
             for slot in self.slots
         ]
-        return StepControl(list(zip(*columns, strict=True)), self.model.device)
+        return StepControl(list(zip(*columns, strict=True)), lengths, self.model.device)
 
     def _lengths(self) -> list[int]:
         """Keys of every slot of the network, guidance twins included."""
@@ -165,7 +168,7 @@ class Decoder:
         candidates: RowList,
         places: Tensor,
         control: StepControl,
-    ):
+    ) -> Prediction:
         canvas, sampler = self.canvas, self.sampler
         noise = {}
         if sampler.temperature > 0:
@@ -242,7 +245,7 @@ class Decoder:
         self.settings.callback(StepEvent(self.forwards - 1, tuple(updates)))
 
     def _result(self, place: int, slot: Slot, status: SlotStatus, reason: str) -> DecodedSequence:
-        canvas, model = self.canvas, self.model
+        canvas = self.canvas
         generated = canvas.slot_range(place, slot.prompt_length, slot.length)
         ids = canvas.tokens[generated].cpu().clone()
         first_end = status.first_end - slot.prompt_length
@@ -250,13 +253,13 @@ class Decoder:
         ids[behind & (ids == canvas.mask_id)] = canvas.pad_id
         visible = ids[:first_end]
         visible = visible[visible != canvas.mask_id]
-        layers = model.config.n_layers
+        layers = self.model.config.n_layers
         passes = 2 if canvas.guided else 1
         return DecodedSequence(
             prompt_ids=slot.prompt_ids,
             ids=ids,
             visible_ids=visible,
-            text=model.decode_text(visible),
+            text=self._text(visible),
             commit_step=canvas.commit_step[generated].cpu().clone(),
             confidence=canvas.log_confidence[generated].exp().cpu(),
             forwards=slot.step,
@@ -265,6 +268,14 @@ class Decoder:
             refreshes=slot.refreshes,
             stop_reason=reason,
         )
+
+
+    def _text(self, ids: Tensor) -> str | None:
+        try:
+            tokenizer = self.model.tokenizer
+        except FileNotFoundError:
+            return None
+        return tokenizer.decode(ids.tolist(), skip_special_tokens=True)
 
 
 def _id_tensor(ids: Sequence[int], device: torch.device) -> Tensor | None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlmcache_cuda.model.llada import Llada
+from dlmcache_cuda.model import Llada
 
 _ALLOWED = (
     "a string, a chat (list of {'role', 'content'} messages), a tensor of token ids, or a list of "

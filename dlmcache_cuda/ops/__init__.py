@@ -8,3 +8,6 @@ from dlmcache_cuda.ops.rows import scatter_rows_ as scatter_rows_
 from dlmcache_cuda.ops.swiglu import swiglu as swiglu
 from dlmcache_cuda.ops.row_list import build_rows as build_rows
 from dlmcache_cuda.ops.row_list import find_rows as find_rows
+from dlmcache_cuda.ops.attention import attention_rows as attention_rows
+from dlmcache_cuda.ops.head import head_reduce as head_reduce
+from dlmcache_cuda.ops.random import uniform_rows as uniform_rows

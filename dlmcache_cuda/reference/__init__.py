@@ -8,3 +8,6 @@ from dlmcache_cuda.reference.rows import scatter_rows_ as scatter_rows_
 from dlmcache_cuda.reference.swiglu import swiglu as swiglu
 from dlmcache_cuda.reference.row_list import build_rows as build_rows
 from dlmcache_cuda.reference.row_list import find_rows as find_rows
+from dlmcache_cuda.reference.attention import attention_rows as attention_rows
+from dlmcache_cuda.reference.head import head_reduce as head_reduce
+from dlmcache_cuda.reference.random import uniform_rows as uniform_rows

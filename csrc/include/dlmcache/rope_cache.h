@@ -9,13 +9,13 @@
 namespace dlmcache {
 
 struct RopeScatterKvParams {
-  DType dtype;               // of qkv, k_cache, v_cache and q
-  int64_t num_rows;          // R
-  int64_t num_heads;         // H, may be 0
-  int64_t num_kv_heads;      // Hkv
-  int64_t head_dim;          // D, even
-  int64_t capacity;          // positions per slot: the position of row i is i % capacity
-  const void* qkv;           // [num_rows, (H + 2 Hkv) * D]: query, key, value heads; rows qkv_stride elements apart
+  DType dtype;           // of qkv, k_cache, v_cache and q
+  int64_t num_rows;      // R
+  int64_t num_heads;     // H, may be 0
+  int64_t num_kv_heads;  // Hkv
+  int64_t head_dim;      // D, even
+  int64_t capacity;      // positions per slot: the position of row i is i % capacity
+  const void* qkv;       // [num_rows, (H + 2 Hkv) * D]: query, key, value heads; rows qkv_stride elements apart
   int64_t qkv_stride;
   const float* cos_sin;      // [capacity, D]: D / 2 cosines, then D / 2 sines
   const int64_t* row_index;  // [num_rows], -1 marks an unused entry

@@ -13,7 +13,7 @@ struct SwigluParams {
   int64_t width;        // F
   const void* gate_up;  // [num_rows, 2 * width]: gate, then up; rows gate_up_stride elements apart
   int64_t gate_up_stride;
-  void* out;            // [num_rows, width], contiguous
+  void* out;  // [num_rows, width], contiguous
 };
 
 namespace cpu {

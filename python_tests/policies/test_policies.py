@@ -1,0 +1,95 @@
+"""Policies one by one: registry, configs, and the rows that each plans."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from dlmcache_cuda.policies import (
+    SlotPlan,
+    SlotView,
+    available_policies,
+    make_policy,
+    register_policy,
+)
+from dlmcache_cuda.policies.fast_dllm import DualConfig, PrefixConfig
+
+POLICIES = available_policies()
+
+
+def view(step_in_block: int, block: int = 0, step: int = 7) -> SlotView:
+    return SlotView(
+        prompt_length=5,
+        length=29,
+        block_begin=5 + 8 * block,
+        block_end=13 + 8 * block,
+        step=step,
+        step_in_block=step_in_block,
+    )
+
+
+def test_vanilla_comes_first_and_the_published_names_exist():
+    assert list(POLICIES)[0] == "none"
+    assert {"none", "prefix", "dual"} <= set(POLICIES)
+
+
+@pytest.mark.parametrize("name", list(POLICIES))
+def test_contract_of_every_policy(name):
+    policy = make_policy(name)
+    assert policy.name == name
+    assert dataclasses.is_dataclass(policy.Config) and policy.Config.__dataclass_params__.frozen
+    assert type(make_policy(policy.Config())) is type(policy)
+    assert type(policy.exact_config()) is policy.Config
+    first = policy.plan_slot(view(0, step=0))
+    assert (first.begin, first.end) == (0, 29)
+    for block in range(3):
+        for step_in_block in range(9):
+            plan = policy.plan_slot(view(step_in_block, block))
+            assert 0 <= plan.begin <= 5 + 8 * block and 13 + 8 * block <= plan.end <= 29
+
+
+def test_vanilla_computes_everything():
+    assert make_policy("none").plan_slot(view(3, 1)) == SlotPlan(0, 29, refresh=True)
+
+
+def test_prefix_leaves_out_what_lies_before_the_block():
+    policy = make_policy("prefix")
+    assert policy.plan_slot(view(0, 1)) == SlotPlan(0, 29, refresh=True)
+    assert policy.plan_slot(view(1, 1)) == SlotPlan(13, 29, refresh=False)
+
+
+def test_dual_computes_the_block_alone():
+    policy = make_policy("dual")
+    assert policy.plan_slot(view(0, 1)) == SlotPlan(0, 29, refresh=True)
+    assert policy.plan_slot(view(5, 1)) == SlotPlan(13, 21, refresh=False)
+
+
+@pytest.mark.parametrize("config", [PrefixConfig(refresh_steps=3), DualConfig(refresh_steps=3)])
+def test_refresh_steps_counts_within_the_block(config):
+    policy = make_policy(config)
+    refreshed = [policy.plan_slot(view(step)).refresh for step in range(7)]
+    assert refreshed == [True, False, False, True, False, False, True]
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1.5, "2", True])
+def test_refresh_steps_must_be_positive(steps):
+    with pytest.raises(ValueError, match=r"refresh_steps must be None or an integer >= 1, got"):
+        DualConfig(refresh_steps=steps)
+
+
+def test_unknown_name_lists_and_suggests():
+    with pytest.raises(
+        ValueError, match=r"cache must be one of none, .*'dula'.*Did you mean 'dual'"
+    ):
+        make_policy("dula")
+
+
+def test_foreign_object_is_refused():
+    with pytest.raises(TypeError, match="cache must be a name .* got int"):
+        make_policy(3)
+
+
+def test_a_name_is_registered_once():
+    with pytest.raises(ValueError, match="already registered"):
+        register_policy("dual")(type("Again", (), {}))

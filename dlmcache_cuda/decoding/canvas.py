@@ -60,7 +60,7 @@ class Canvas:
         """Brings the guidance twins up to date: the same tokens, the prompt masked."""
         if self.is_prompt is not None:
             twins = self.network_tokens[self.tokens.numel() :]
-            torch.where(self.is_prompt, self.mask_id, self.tokens, out=twins)
+            twins.copy_(self.tokens).masked_fill_(self.is_prompt, self.mask_id)
 
 
 class StepControl:

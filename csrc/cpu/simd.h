@@ -30,7 +30,8 @@ typedef int32_t IntVec __attribute__((vector_size(kLanes * sizeof(int32_t))));
 typedef uint32_t UintVec __attribute__((vector_size(kLanes * sizeof(uint32_t))));
 typedef uint16_t ShortVec __attribute__((vector_size(kLanes * sizeof(uint16_t))));
 
-inline FloatVec broadcast(float value) { return FloatVec{} + value; }
+// Minus zero, not plus: x - 0 is x for every x, so that this is one broadcast and no addition.
+inline FloatVec broadcast(float value) { return value - FloatVec{}; }
 
 inline FloatVec load(const float* source) {
   FloatVec v;

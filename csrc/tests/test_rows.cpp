@@ -21,7 +21,8 @@ Bytes make_bytes(int64_t count, int seed) {
 // when the unit is one byte, the last one always.
 const int64_t kRowBytes[] = {1, 2, 3, 4, 6, 8, 12, 16, 40, 257, 528, 769, 16 * 513};
 
-// Distances of the first row from an aligned address. Of wide rows in small units once is enough: a sanitizer takes long.
+// Distances of the first row from an aligned address. Of wide rows in small units once is enough: a sanitizer takes
+// long.
 std::vector<int64_t> offsets(int64_t row_bytes) {
   return row_bytes < 1024 ? std::vector<int64_t>{0, 1, 2, 4, 8} : std::vector<int64_t>{0, 8};
 }

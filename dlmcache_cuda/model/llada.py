@@ -91,7 +91,7 @@ class Llada:
             return self._tokenizer
 
     def decode_text(self, ids: Tensor | Sequence[int]) -> str | None:
-        """The text of token ids, special tokens left out; None if the checkpoint has no tokenizer."""
+        """The text of token ids without special tokens; None if there is no tokenizer."""
         try:
             tokenizer = self.tokenizer
         except FileNotFoundError:

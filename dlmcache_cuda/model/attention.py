@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dlmcache_cuda import ops
 from dlmcache_cuda.cache import RowList
 
-# From this many rows on, a slot that computes all of its keys goes to the library's dense attention.
+# From this many rows on, a slot that computes all of its keys goes to torch's dense attention.
 DENSE_FROM = 32
 
 
@@ -25,14 +23,6 @@ class KeyLengths:
     """``[S]`` int64 on the device."""
     host: tuple[int, ...] | None = None
     """The same numbers on the host where they are known without reading the device."""
-
-    @classmethod
-    def of(cls, lengths: Tensor | Sequence[int], device: torch.device) -> KeyLengths:
-        """Lengths given on the host are copied to the device; those on the device stay there."""
-        if isinstance(lengths, Tensor):
-            return cls(lengths)
-        on_host = torch.tensor(lengths, dtype=torch.int64)
-        return cls(on_host.to(device, non_blocking=True), tuple(lengths))
 
 
 def attention(

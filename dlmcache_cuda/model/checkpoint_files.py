@@ -53,8 +53,8 @@ def _weight_files(folder: Path) -> list[Path]:
     )
     if pickled:
         raise FileNotFoundError(
-            f"{folder}: only pickled weights ({pickled[0]}), which can run code when they are read; "
-            "convert them to safetensors first"
+            f"{folder}: only pickled weights ({pickled[0]}), which can run code when they are "
+            "read; convert them to safetensors first"
         )
     others = sorted(path.name for path in folder.glob("*.safetensors"))
     found = f"; found {', '.join(others[:5])}, which nothing lists" if others else ""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# What a setting may be; None and absence are fine too. Anything else is another architecture, which is
-# refused by name instead of decoding nonsense.
+# What a setting may be; None and absence are fine too. Anything else is another architecture, which
+# is refused by name instead of decoding nonsense.
 _LLADA_SETTINGS: dict[str, tuple[Any, ...]] = {
     "block_type": ("llama",),
     "activation_type": ("silu",),
@@ -187,11 +187,13 @@ class LladaConfig:
             )
         if self.n_heads % self.n_kv_heads:
             raise ValueError(
-                f"{source}: {self.n_heads} heads are not a multiple of {self.n_kv_heads} key-value heads"
+                f"{source}: {self.n_heads} heads are not a multiple of "
+                f"{self.n_kv_heads} key-value heads"
             )
         if self.embedding_size < self.vocab_size:
             raise ValueError(
-                f"{source}: embedding_size {self.embedding_size} is below vocab_size {self.vocab_size}"
+                f"{source}: embedding_size {self.embedding_size} is below "
+                f"vocab_size {self.vocab_size}"
             )
 
 

@@ -91,7 +91,7 @@ class Llada:
             return self._tokenizer
 
     def decode_text(self, ids: Tensor | Sequence[int]) -> str | None:
-        """The text of token ids, special tokens left out; None if the checkpoint has no tokenizer."""
+        """The text of token ids without special tokens; None if there is no tokenizer."""
         try:
             tokenizer = self.tokenizer
         except FileNotFoundError:
@@ -132,7 +132,8 @@ class Llada:
         tokens: Tensor,
         rows: RowList,
         cache: KVCache,
-        kv_lens: Tensor | Sequence[int],
+        kv_lens: Tensor,
+        kv_lens_host: Sequence[int] | None = None,
     ) -> Tensor:
         """Run rows through the whole stack; their keys and values are renewed in the cache.
 
@@ -140,14 +141,14 @@ class Llada:
             tokens: ``[S * capacity]`` int64, the canvases.
             rows: what to compute; ``rows.capacity`` must be the cache's.
             cache: read at the first ``kv_lens`` positions of each slot, written at the rows.
-            kv_lens: canvas length of each slot, S numbers on the host: slots whose rows are all of
-                their keys may then use dense attention. Or ``[S]`` int64 on the device, which is
-                not read back: all slots are computed as packed rows.
+            kv_lens: ``[S]`` int64 on the device, canvas length of each slot.
+            kv_lens_host: the same numbers on the host. Slots whose rows are all of their keys may
+                then use dense attention.
 
         Returns:
             ``[R, W]`` residual stream behind the last block, before the final norm.
         """
-        lengths = KeyLengths.of(kv_lens, self.device)
+        lengths = KeyLengths(kv_lens, None if kv_lens_host is None else tuple(kv_lens_host))
         cos_sin = self.cos_sin(rows.capacity)
         h = self.embed(tokens, rows.row_index)
         for layer, k_cache, v_cache in zip(self.layers, cache.k, cache.v, strict=True):
@@ -225,7 +226,8 @@ class Llada:
             tokens[slot, : len(ids)] = ids
         rows = RowList.from_ranges([0] * len(lengths), lengths, capacity, self.device)
         cache = self.new_cache(len(canvases), capacity)
-        hidden = self.forward_rows(tokens.flatten(), rows, cache, lengths)
+        kv_lens = torch.tensor(lengths, dtype=torch.int64, device=self.device)
+        hidden = self.forward_rows(tokens.flatten(), rows, cache, kv_lens, lengths)
         logits = self.head.new_zeros((len(canvases) * capacity, self.head.shape[0]))
         logits[rows.row_index] = F.linear(self.normed(hidden), self.head)
         return logits.view(len(canvases), capacity, -1)

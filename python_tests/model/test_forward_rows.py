@@ -21,18 +21,24 @@ def canvases(model, lengths, capacity=CAPACITY):
     return tokens.flatten()
 
 
+def forward(model, tokens, rows, cache, lengths):
+    """With lengths on the host and on the device, as the decoder calls it."""
+    on_device = torch.tensor(lengths, dtype=torch.int64, device=model.device)
+    return model.forward_rows(tokens, rows, cache, on_device, lengths)
+
+
 def full_forward(model, lengths, capacity=CAPACITY):
     tokens = canvases(model, lengths, capacity)
     rows = RowList.from_ranges([0] * len(lengths), lengths, capacity, model.device)
     cache = model.new_cache(len(lengths), capacity)
-    return tokens, cache, model.forward_rows(tokens, rows, cache, lengths)
+    return tokens, cache, forward(model, tokens, rows, cache, lengths)
 
 
 @pytest.mark.parametrize("begin, end", [(0, 1), (11, 27), (44, 45), (20, 20), (0, 45)])
 def test_partial_rows_over_a_filled_cache_equal_the_full_forward(model, begin, end):
     tokens, cache, full = full_forward(model, [45])
     rows = RowList.from_ranges([begin], [end], CAPACITY, model.device)
-    part = model.forward_rows(tokens, rows, cache, [45])
+    part = forward(model, tokens, rows, cache, [45])
     assert part.shape == (end - begin, model.config.d_model)
     torch.testing.assert_close(part, full[begin:end], rtol=1e-5, atol=1e-5)
 
@@ -41,11 +47,11 @@ def test_stale_keys_are_used_and_renewed_ones_replaced(model):
     tokens, cache, full = full_forward(model, [45])
     tokens[3] = (tokens[3] + 1) % 60
     rows = RowList.from_ranges([10], [20], CAPACITY, model.device)
-    stale = model.forward_rows(tokens, rows, cache, [45])
+    stale = forward(model, tokens, rows, cache, [45])
     torch.testing.assert_close(stale, full[10:20], rtol=1e-5, atol=1e-5)
     changed = RowList.from_ranges([3], [4], CAPACITY, model.device)
-    model.forward_rows(tokens, changed, cache, [45])
-    renewed = model.forward_rows(tokens, rows, cache, [45])
+    forward(model, tokens, changed, cache, [45])
+    renewed = forward(model, tokens, rows, cache, [45])
     assert (renewed - full[10:20]).abs().max() > 1e-3
 
 
@@ -54,7 +60,7 @@ def test_keys_behind_the_canvas_are_not_read(model):
     for k, v in zip(cache.k, cache.v, strict=True):
         k[30:], v[30:] = torch.nan, torch.nan
     rows = RowList.from_ranges([5], [9], CAPACITY, model.device)
-    part = model.forward_rows(tokens, rows, cache, [30])
+    part = forward(model, tokens, rows, cache, [30])
     torch.testing.assert_close(part, full[5:9], rtol=1e-5, atol=1e-5)
 
 
@@ -76,7 +82,7 @@ def test_ragged_batch_equals_singles(model, lengths):
         alone = torch.zeros(CAPACITY, dtype=torch.int64, device=model.device)
         alone[: lengths[slot]] = canvases(model, lengths)[slot * CAPACITY :][: lengths[slot]]
         rows = RowList.from_ranges([0], [lengths[slot]], CAPACITY, model.device)
-        single = model.forward_rows(alone, rows, model.new_cache(1, CAPACITY), [lengths[slot]])
+        single = forward(model, alone, rows, model.new_cache(1, CAPACITY), [lengths[slot]])
         torch.testing.assert_close(part, single, rtol=1e-5, atol=1e-5)
 
 
@@ -86,7 +92,7 @@ def test_refreshed_and_partial_slots_in_one_forward(model):
     tokens, cache, full = full_forward(model, lengths)
     begin, end = [10, 0, 38, 20], [14, 41, 38, 50]
     rows = RowList.from_ranges(begin, end, CAPACITY, model.device)
-    mixed = model.forward_rows(tokens, rows, cache, lengths)
+    mixed = forward(model, tokens, rows, cache, lengths)
     expected = [part[b:e] for part, b, e in zip(full.split(lengths), begin, end, strict=True)]
     torch.testing.assert_close(mixed, torch.cat(expected), rtol=1e-5, atol=1e-5)
 
@@ -97,10 +103,9 @@ def test_unused_rows_are_zeros_and_write_nothing(model):
     rows = RowList.from_ranges([4], [7], CAPACITY, model.device)
     unused = torch.full((2,), -1, dtype=torch.int64, device=model.device)
     padded = RowList(torch.cat((rows.row_index, unused)), rows.cu_rows, rows.counts, CAPACITY)
-    for lengths in ([45], torch.tensor([45], device=model.device)):
-        hidden = model.forward_rows(tokens, padded, cache, lengths)
-        torch.testing.assert_close(hidden[:3], full[4:7], rtol=1e-5, atol=1e-5)
-        assert not hidden[3:].any()
+    hidden = forward(model, tokens, padded, cache, [45])
+    torch.testing.assert_close(hidden[:3], full[4:7], rtol=1e-5, atol=1e-5)
+    assert not hidden[3:].any()
     for old, new in zip(before, (*cache.k, *cache.v), strict=True):
         torch.testing.assert_close(new, old, rtol=1e-5, atol=1e-5)
 
@@ -135,7 +140,7 @@ def test_parts_of_a_block_make_up_the_block(model):
 
     tokens, cache, full = full_forward(model, [45])
     rows = RowList.from_ranges([0], [45], CAPACITY, model.device)
-    lengths = KeyLengths.of([45], model.device)
+    lengths = KeyLengths(torch.tensor([45], device=model.device), (45,))
     h = model.embed(tokens, rows.row_index)
     for layer, k, v in zip(model.layers, cache.k, cache.v, strict=True):
         q = layer.project_qkv(h, rows.row_index, model.cos_sin(CAPACITY), k, v)

@@ -10,7 +10,8 @@ from dlmcache_cuda.cache import RowList
 def hidden_of(model, ids):
     rows = RowList.from_ranges([0], [len(ids)], len(ids), model.device)
     cache = model.new_cache(1, len(ids))
-    return model.forward_rows(ids.to(model.device), rows, cache, [len(ids)])
+    lengths = torch.tensor([len(ids)], device=model.device)
+    return model.forward_rows(ids.to(model.device), rows, cache, lengths, [len(ids)])
 
 
 def test_prediction_is_that_of_the_logits(model):

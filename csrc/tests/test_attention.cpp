@@ -199,16 +199,17 @@ TEST(no_slots_and_no_rows) {
 }
 
 TEST(a_slot_alone_gives_the_same_bits) {
-  const Layout together{{4, 40, 2}, {200, 30, 150}, 2, 200, 2, 1, 24};
+  const Layout together{{4, 40, 2}, {200, 30, 150}, 2, 200, 2, 1, 40};
+  // Alone, the first and the last slot have tiles of 16 rows, in the batch of 32.
   Call<float> batch(together, DType::kFloat32);
   for (const int64_t max_splits : {0, 2}) {
     const Result all = batch.run(run_kernels, max_splits);
     for (int s = 0; s < 3; ++s) {
-      Call<float> alone({{together.rows[s]}, {together.keys[s]}, 0, 200, 2, 1, 24}, DType::kFloat32);
-      const int64_t row = 2 * 24, first = batch.cu_rows[s] * row, last = batch.cu_rows[s + 1] * row;
+      Call<float> alone({{together.rows[s]}, {together.keys[s]}, 0, 200, 2, 1, 40}, DType::kFloat32);
+      const int64_t row = 2 * 40, first = batch.cu_rows[s] * row, last = batch.cu_rows[s + 1] * row;
       alone.q.assign(batch.q.begin() + first, batch.q.begin() + last);
-      alone.k.assign(batch.k.begin() + s * 200 * 24, batch.k.begin() + (s + 1) * 200 * 24);
-      alone.v.assign(batch.v.begin() + s * 200 * 24, batch.v.begin() + (s + 1) * 200 * 24);
+      alone.k.assign(batch.k.begin() + s * 200 * 40, batch.k.begin() + (s + 1) * 200 * 40);
+      alone.v.assign(batch.v.begin() + s * 200 * 40, batch.v.begin() + (s + 1) * 200 * 40);
       alone.p.q = alone.q.data(), alone.p.k = alone.k.data(), alone.p.v = alone.v.data();
       const Result one = alone.run(run_kernels, 2 - max_splits);
       CHECK(one.out == std::vector<double>(all.out.begin() + first, all.out.begin() + last));

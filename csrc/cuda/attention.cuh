@@ -85,7 +85,7 @@ struct AttentionShape {
   static constexpr int kRows = kAttentionWarps * kRowsPerWarp;
   // One vector of padding: lanes that read 16 bytes of 32 rows of keys then meet in no bank.
   static constexpr int kKeyStride = kHeadSize + Vec<scalar_t>::kSize;
-  static constexpr int kSharedBytes = 2 * kRows * kHeadSize * 4 + kAttentionKeys * kRows * 4 +
+  static constexpr int kSharedBytes = kRows * (2 * kHeadSize + kAttentionKeys + 2) * 4 +
                                       kAttentionKeys * (kKeyStride + kHeadSize) * static_cast<int>(sizeof(scalar_t));
   // Columns of the output of a lane: kColumnGroups times kColumns neighbours.
   static constexpr int kColumns = kHeadSize >= 128 ? 4 : kHeadSize / 32;
@@ -100,7 +100,7 @@ __device__ __forceinline__ void load_cache_tile(const scalar_t* cache, int64_t s
   constexpr int kSize = Vec<scalar_t>::kSize;
   if (vectorised) {
     constexpr int kVecs = kHeadSize / kSize;
-#pragma unroll 4
+#pragma unroll 2
     for (int i = threadIdx.x; i < kAttentionKeys * kVecs; i += kAttentionThreads) {
       const int key = i / kVecs, element = i % kVecs * kSize;
       Vec<scalar_t> value{};
@@ -144,7 +144,7 @@ __device__ __forceinline__ void store_row(scalar_t* row, int head_size,
 // A warp owns kRowsPerWarp rows. It computes their scores with one key per lane and their values with a few columns
 // per lane; rows of a group of query heads lie in one tile, so the group reads each key and value once.
 template <typename scalar_t, int kHeadSize, int kRowsPerWarp>
-__global__ void __launch_bounds__(kAttentionThreads, 3) attention_kernel(AttentionParams p, bool vectorised) {
+__global__ void __launch_bounds__(kAttentionThreads) attention_kernel(AttentionParams p, bool vectorised) {
   using Shape = AttentionShape<scalar_t, kHeadSize, kRowsPerWarp>;
   constexpr int kColumns = Shape::kColumns, kColumnGroups = Shape::kColumnGroups;
   DLMCACHE_DYNAMIC_SHARED(float, shared);
@@ -154,7 +154,9 @@ __global__ void __launch_bounds__(kAttentionThreads, 3) attention_kernel(Attenti
   // The result of the splits so far. It is touched once per split, so registers would be wasted on it; each lane reads
   // back only what it has written itself.
   float* merged = shared + Shape::kRows * (kHeadSize + kAttentionKeys) + warp * kRowsPerWarp * kHeadSize;
-  scalar_t* k_tile = reinterpret_cast<scalar_t*>(shared + Shape::kRows * (2 * kHeadSize + kAttentionKeys));
+  float* const behind_merged = shared + Shape::kRows * (2 * kHeadSize + kAttentionKeys);
+  int64_t* row_heads = reinterpret_cast<int64_t*>(behind_merged) + warp * kRowsPerWarp;  // where this warp's rows lie
+  scalar_t* k_tile = reinterpret_cast<scalar_t*>(behind_merged + 2 * Shape::kRows);
   scalar_t* v_tile = k_tile + kAttentionKeys * Shape::kKeyStride;
 
   const RowTile tile = find_row_tile<Shape::kRows>(p, static_cast<int>(blockIdx.x));
@@ -164,16 +166,17 @@ __global__ void __launch_bounds__(kAttentionThreads, 3) attention_kernel(Attenti
   const int kv_head = static_cast<int>(blockIdx.y);
   const int64_t first_row = p.cu_rows[tile.slot];
   const int my_rows = min(max(tile.used_rows - warp * kRowsPerWarp, 0), kRowsPerWarp);
-  const auto row_head = [&](int r) {
-    const int packed = tile.first_packed + warp * kRowsPerWarp + r;
-    return (first_row + packed / group) * p.num_heads + kv_head * group + packed % group;
-  };
+  if (lane < my_rows) {
+    const int packed = tile.first_packed + warp * kRowsPerWarp + lane;
+    row_heads[lane] = (first_row + packed / group) * p.num_heads + kv_head * group + packed % group;
+  }
+  __syncwarp();
   scalar_t* out = static_cast<scalar_t*>(p.out);
 
   const int64_t num_keys = tile.slot < p.num_slots ? p.kv_lens[tile.slot] : 0;
   if (num_keys <= 0) {
     for (int r = 0; blockIdx.z == 0 && r < my_rows; ++r) {
-      const int64_t index = row_head(r);
+      const int64_t index = row_heads[r];
       for (int i = lane; i < head_size; i += 32) out[index * head_size + i] = from_float<scalar_t>(0.0f);
       if (p.lse && lane == 0) p.lse[index] = tile.slot < p.num_slots ? -INFINITY : 0.0f;
     }
@@ -187,7 +190,7 @@ __global__ void __launch_bounds__(kAttentionThreads, 3) attention_kernel(Attenti
 
 #pragma unroll 1
   for (int r = 0; r < kRowsPerWarp; ++r) {
-    const int64_t index = r < my_rows ? row_head(r) : 0;
+    const int64_t index = r < my_rows ? row_heads[r] : 0;
 #pragma unroll 1
     for (int i = lane; i < kHeadSize; i += 32) {
       const bool used = r < my_rows && i < head_size;
@@ -300,7 +303,7 @@ __global__ void __launch_bounds__(kAttentionThreads, 3) attention_kernel(Attenti
       const float sum = warp_reduce_sum(row_sum[r]);
       if (one_split && splits.count > 1) {
         if (r >= my_rows) continue;
-        const int64_t entry = row_head(r) * p.max_splits + split;
+        const int64_t entry = row_heads[r] * p.max_splits + split;
         store_row<Shape>(p.partial_values + entry * head_size, head_size, value[r], 1.0f);
         if (lane == 0) {
           p.partial_stats[2 * entry] = row_max[r];
@@ -334,7 +337,7 @@ __global__ void __launch_bounds__(kAttentionThreads, 3) attention_kernel(Attenti
 #pragma unroll
   for (int r = 0; r < kRowsPerWarp; ++r) {
     if (r >= my_rows) continue;
-    const int64_t index = row_head(r);
+    const int64_t index = row_heads[r];
     float value[kColumnGroups][kColumns];
 #pragma unroll
     for (int g = 0; g < kColumnGroups; ++g) {

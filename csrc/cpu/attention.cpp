@@ -217,10 +217,10 @@ void write_row(const AttentionParams& p, int64_t row_head, float max_score, floa
 template <typename scalar_t>
 struct Tile {
   const AttentionParams& p;
-  int64_t slot, kv_head;
-  int64_t first_packed, used_rows;  // packed rows of the slot
-  int64_t rows;                     // used_rows rounded up to whole vectors
-  int64_t width;                    // head_size rounded up to whole vectors
+  const int64_t slot, kv_head;
+  const int64_t first_packed, used_rows;  // packed rows of the slot
+  const int64_t rows;                     // used_rows rounded up to whole vectors
+  const int64_t width;                    // head_size rounded up to whole vectors
 
   float* q;          // [head_size, rows], scaled
   float* scores;     // [kBlockKeys, rows]
@@ -229,6 +229,15 @@ struct Tile {
   float* packed_v;   // [width / kLanes panels, kBlockKeys, ...]
   State merged, split;
 
+  Tile(const AttentionParams& params, int64_t slot, int64_t kv_head, int64_t first_packed, int64_t used_rows)
+      : p(params),
+        slot(slot),
+        kv_head(kv_head),
+        first_packed(first_packed),
+        used_rows(used_rows),
+        rows((used_rows + kLanes - 1) / kLanes * kLanes),
+        width((p.head_size + kLanes - 1) / kLanes * kLanes) {}
+
   int64_t row_head(int64_t packed) const {
     const int64_t group = p.num_heads / p.num_kv_heads;
     const int64_t j = first_packed + packed;
@@ -236,8 +245,6 @@ struct Tile {
   }
 
   void allocate() {
-    rows = (used_rows + kLanes - 1) / kLanes * kLanes;
-    width = (p.head_size + kLanes - 1) / kLanes * kLanes;
     const int64_t state = kAttentionTileRows * (2 + width);
     float* free_memory = thread_scratch.reserve(kAttentionTileRows * (p.head_size + kBlockKeys + 1) +
                                                 kGroupKeys * width + kBlockKeys * width + 2 * state);
@@ -344,10 +351,10 @@ void attend_item(const AttentionParams& p, int64_t slot, int64_t kv_head, int64_
   // Tiles of equal height: a last one of a few rows would read all keys for little.
   const int64_t height = ((packed + tiles - 1) / tiles + kLanes - 1) / kLanes * kLanes;
 
-  Tile<scalar_t> tile{.p = p, .slot = slot, .kv_head = kv_head};
-  tile.first_packed = number * height;
-  tile.used_rows = packed - tile.first_packed < height ? packed - tile.first_packed : height;
-  if (tile.used_rows <= 0) return;
+  const int64_t first_packed = number * height;
+  const int64_t used_rows = packed - first_packed < height ? packed - first_packed : height;
+  if (used_rows <= 0) return;
+  Tile<scalar_t> tile(p, slot, kv_head, first_packed, used_rows);
   if (num_keys == 0) {
     for (int64_t r = 0; r < tile.used_rows; ++r) {
       const int64_t row_head = tile.row_head(r);

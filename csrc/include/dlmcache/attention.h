@@ -83,6 +83,11 @@ void attention_merge_rows(const AttentionParams& p, int64_t begin, int64_t end);
 namespace cuda {
 
 inline constexpr int64_t kMaxAttentionHeadSize = 256;
+inline constexpr int64_t kAttentionMaxSplits = 32;
+
+DLMCACHE_HOST_DEVICE KeySplits attention_splits(int64_t num_keys) {
+  return key_splits<128, kAttentionMaxSplits>(num_keys);
+}
 
 // What max_splits should be for these sizes; decided without knowing the slots' rows and keys.
 int64_t attention_max_splits(const AttentionParams& p);

@@ -66,22 +66,29 @@ class Canvas:
 class StepControl:
     """What the host tells the device for one step: one small copy, cut into named vectors."""
 
-    __slots__ = ("seeds", "steps", "num_commit", "block_begin", "block_end", "spans", "kv_lens")
+    __slots__ = (
+        "seeds",
+        "steps",
+        "num_commit",
+        "candidates_begin",
+        "block_end",
+        "spans",
+        "kv_lens",
+    )
 
     def __init__(
         self, columns: Sequence[Sequence[int]], kv_lens: Sequence[int], device: torch.device
     ) -> None:
-        """``columns``, one entry per slot each: seed, step, num_commit, then the spans: begin and
-        end of the generation region, begin and end of the block. ``kv_lens``: number of keys of
-        every slot of the network."""
-        seeds, steps, num_commit, *spans = columns
-        flat = [*seeds, *steps, *num_commit, *spans[2], *spans[3]]
+        """``columns``, one entry per slot each: seed, step, num_commit, first position that may be
+        committed, then the spans: begin and end of the generation region, begin and end of the
+        block. ``kv_lens``: number of keys of every slot of the network."""
+        seeds, steps, num_commit, candidates_begin, *spans = columns
+        flat = [*seeds, *steps, *num_commit, *candidates_begin, *spans[3]]
         flat += [value for row in zip(*spans, strict=True) for value in row]
         flat += kv_lens
         slots = len(seeds)
         block = torch.tensor(flat, dtype=torch.int64).to(device, non_blocking=True)
         vectors, spans_, self.kv_lens = block.split([5 * slots, 4 * slots, len(kv_lens)])
-        self.seeds, self.steps, self.num_commit, self.block_begin, self.block_end = vectors.view(
-            5, slots
-        )
+        vectors = vectors.view(5, slots)
+        self.seeds, self.steps, self.num_commit, self.candidates_begin, self.block_end = vectors
         self.spans = spans_.view(slots, 4)

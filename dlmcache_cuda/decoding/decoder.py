@@ -84,9 +84,9 @@ class Decoder:
                 _IDLE if slot is None else self.policy.plan_slot(slot.view()) for slot in self.slots
             ]
             lengths = self._lengths()
-            control = self._control(lengths)
+            control = self._control(plans, lengths)
             rows = self._entry_rows(plans)
-            candidates, places = self._candidates(control, rows)
+            candidates, places = self._candidates(plans, control, rows)
         with self.timer.phase("network"):
             hidden = model.forward_rows(
                 canvas.network_tokens, rows, canvas.cache, control.kv_lens, lengths
@@ -118,20 +118,21 @@ class Decoder:
         self.forwards += 1
         return self._advance(plans, statuses, candidates, committed)
 
-    def _control(self, lengths: Sequence[int]) -> StepControl:
+    def _control(self, plans: Sequence[SlotPlan], lengths: Sequence[int]) -> StepControl:
         columns = [
-            (0,) * 7
+            (0,) * 8
             if slot is None
             else (
                 slot.seed,
                 slot.step,
                 slot.num_commit,
+                slot.candidates_begin(plan),
                 slot.prompt_length,
                 slot.length,
                 slot.block_begin,
                 slot.block_end,
             )
-            for slot in self.slots
+            for slot, plan in zip(self.slots, plans, strict=True)
         ]
         return StepControl(list(zip(*columns, strict=True)), lengths, self.model.device)
 
@@ -146,12 +147,18 @@ class Decoder:
             begin, end = begin * 2, end * 2
         return RowList.from_ranges(begin, end, self.canvas.capacity, self.model.device)
 
-    def _candidates(self, control: StepControl, rows: RowList) -> tuple[RowList, Tensor]:
-        """The masked rows of the blocks, and where each stands among the computed rows."""
+    def _candidates(
+        self, plans: Sequence[SlotPlan], control: StepControl, rows: RowList
+    ) -> tuple[RowList, Tensor]:
+        """The computed masked rows before the ends of the blocks, and where each stands among the
+        computed rows."""
         canvas = self.canvas
-        counts = tuple(0 if slot is None else slot.masks_left for slot in self.slots)
+        counts = tuple(
+            0 if slot is None else slot.num_candidates(plan)
+            for slot, plan in zip(self.slots, plans, strict=True)
+        )
         row_index, cu_rows = ops.build_rows(
-            control.block_begin,
+            control.candidates_begin,
             control.block_end,
             canvas.capacity,
             sum(counts),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from dlmcache_cuda.policies import SlotView
+from dlmcache_cuda.policies import SlotPlan, SlotView
 from dlmcache_cuda.samplers import CommitRule
 
 # A step that commits nothing leaves the canvas as it was, so without noise the next one predicts
@@ -38,6 +38,7 @@ class Slot:
     block_begin: int = field(init=False)
     block_masks: int = field(init=False)  # masks of the block when it began
     masks_left: int = field(init=False)  # masks of the block now
+    masks_behind: int = 0  # masks that earlier blocks left, where the mask id itself was predicted
     step: int = 0
     step_in_block: int = 0
     stalled: int = 0
@@ -60,6 +61,20 @@ class Slot:
         """Commits due at the next step."""
         return self.rule.num_commit(self.step_in_block, self.block_masks)
 
+    def candidates_begin(self, plan: SlotPlan) -> int:
+        """First position that may be committed at the next step.
+
+        As in LLaDA's and Fast-dLLM's code, masks that earlier blocks left behind are candidates
+        like those of the block, wherever their rows are computed. A plan that starts inside the
+        generation region starts at the block.
+        """
+        return self.prompt_length if plan.begin <= self.prompt_length else self.block_begin
+
+    def num_candidates(self, plan: SlotPlan) -> int:
+        """Masks in [candidates_begin, block_end)."""
+        behind = self.masks_behind if self.candidates_begin(plan) == self.prompt_length else 0
+        return behind + self.masks_left
+
     def view(self) -> SlotView:
         return SlotView(
             self.prompt_length,
@@ -74,6 +89,7 @@ class Slot:
         """Takes one step into account; returns why the sequence ended with it, or None."""
         self.step += 1
         self.step_in_block += 1
+        self.masks_behind += self.masks_left - status.block_masks - status.committed
         self.masks_left = status.block_masks
         self.stalled = 0 if status.committed else self.stalled + 1
         if stop_at_eos and status.first_end < self.length and status.open_masks == 0:
@@ -81,6 +97,7 @@ class Slot:
         if self.masks_left == 0 or self.num_commit == 0:
             if self.block_end == self.length:
                 return "length"
+            self.masks_behind += self.masks_left
             self._begin_block(self.block_end)
         elif not self.rule.bounded and self.stalled >= MAX_STALLED_STEPS:
             return "stalled"

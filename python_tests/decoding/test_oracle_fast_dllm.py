@@ -8,18 +8,16 @@ from oracles.sequence import Settings
 
 import dlmcache_cuda
 
-BLOCKS = [(16, None, None), (16, 8, 4), (16, 8, 10), (24, 8, 24), (16, 4, 4), (16, 4, 32), (6, 1, 6)]
+BLOCKS = [(12, None, None), (16, 8, 10), (15, 5, 6), (12, 4, 24), (4, 1, 4)]
 OPTIONS = {
     "plain": {},
     "to-the-end": {"stop_at_eos": False},
     "no-eos": {"logits_eos_inf": True},
-    "late-eos": {"confidence_eos_eot_inf": True},
     "warm": {"temperature": 0.7},
     "guided": {"cfg_scale": 0.6},
     "random-order": {"remasking": "random"},
     "threshold": {"threshold": 0.3},
     "threshold-warm": {"threshold": 0.6, "temperature": 0.5, "stop_at_eos": False},
-    "factor": {"factor": 1.0},
     "factor-late-eos": {"factor": 2.0, "confidence_eos_eot_inf": True},
 }
 

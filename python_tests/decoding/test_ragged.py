@@ -52,7 +52,7 @@ def test_ragged_batch_equals_singles(commit, cache):
     prompts = random_prompts(2, LENGTHS)
     options = {"gen_length": 24, "block_length": 8, "cache": cache, **COMMITS[commit]}
     alone = singles(model, prompts, **options)
-    for batch_size in (None, 1, 2, 3):
+    for batch_size in (None, 2):
         out = dlmcache_cuda.decode(model, prompts, seed=SEEDS, batch_size=batch_size, **options)
         for i, (sequence, single) in enumerate(zip(out.sequences, alone, strict=True)):
             where = f"sequence {i}, batch_size {batch_size}"

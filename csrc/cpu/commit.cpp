@@ -1,7 +1,5 @@
 #include "dlmcache/commit.h"
 
-#include <cmath>
-
 #include "cpu/simd.h"
 
 namespace dlmcache::cpu::DLMCACHE_CPU_ARCH {
@@ -30,27 +28,6 @@ uint64_t pop(uint64_t* heap, int64_t size) {
   return top;
 }
 
-// Whether candidate number n (from 1) of the sorted order is committed, given that all before it are.
-bool passes(const CommitParams& p, int64_t n, float log_confidence, int64_t num_commit) {
-  switch (p.rule) {
-    case CommitRule::kFixed:
-      return n <= num_commit;
-    case CommitRule::kThreshold:
-      return n == 1 || log_confidence >= static_cast<float>(p.rule_value);
-    case CommitRule::kFactor:
-      // In double: the same decision on every device.
-      return n == 1 || static_cast<double>(n + 1) * -std::expm1(static_cast<double>(log_confidence)) < p.rule_value;
-  }
-  return false;
-}
-
-bool contains(const int64_t* ids, int64_t count, int64_t id) {
-  for (int64_t i = 0; i < count; ++i) {
-    if (ids[i] == id) return true;
-  }
-  return false;
-}
-
 // Returns how many tokens were written; `num_invalid` is counted on the way.
 int64_t commit_candidates(const CommitParams& p, int64_t slot, int64_t* num_invalid) {
   const int64_t first = p.cu_rows[slot];
@@ -75,7 +52,7 @@ int64_t commit_candidates(const CommitParams& p, int64_t slot, int64_t* num_inva
   for (int64_t n = 1; n <= num_valid; ++n) {
     const int64_t entry = first + commit_key_place(pop(heap, num_valid - n + 1));
     const float log_confidence = p.log_confidence[entry];
-    if (!passes(p, n, log_confidence, p.num_commit[slot])) break;
+    if (!passes_rule(p, n, log_confidence, p.num_commit[slot])) break;
     if (p.token[entry] == p.mask_id) continue;  // chosen, but the position stays masked
     const int64_t row = p.row_index[entry];
     p.tokens[row] = p.token[entry];
@@ -91,7 +68,7 @@ void write_status(const CommitParams& p, int64_t slot, int64_t num_committed, in
   const int64_t* span = p.spans + 4 * slot;
   const int64_t* tokens = p.tokens + slot * p.capacity;
   int64_t first_end = span[0], masks_before_end = 0, masks_in_block = 0;
-  for (; first_end < span[1] && !contains(p.end_ids, p.num_ends, tokens[first_end]); ++first_end) {
+  for (; first_end < span[1] && !is_end(p, tokens[first_end]); ++first_end) {
     masks_before_end += tokens[first_end] == p.mask_id;
   }
   for (int64_t position = span[2]; position < span[3]; ++position) masks_in_block += tokens[position] == p.mask_id;

@@ -30,7 +30,8 @@ typedef int32_t IntVec __attribute__((vector_size(kLanes * sizeof(int32_t))));
 typedef uint32_t UintVec __attribute__((vector_size(kLanes * sizeof(uint32_t))));
 typedef uint16_t ShortVec __attribute__((vector_size(kLanes * sizeof(uint16_t))));
 
-inline FloatVec broadcast(float value) { return FloatVec{} + value; }
+// Minus zero, not plus: x - 0 is x for every x, so that this is one broadcast and no addition.
+inline FloatVec broadcast(float value) { return value - FloatVec{}; }
 
 inline FloatVec load(const float* source) {
   FloatVec v;
@@ -63,8 +64,8 @@ inline void store(BFloat16* destination, FloatVec v) {
   UintVec bits;
   memcpy(&bits, &v, sizeof(bits));
   const UintVec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const UintVec is_nan = reinterpret_cast<UintVec>((bits & 0x7fffffffu) > 0x7f800000u);
-  const ShortVec narrow = __builtin_convertvector((rounded & ~is_nan) | (0x7fc0u & is_nan), ShortVec);
+  const UintVec quiet_nan = UintVec{} + 0x7fc0u;
+  const ShortVec narrow = __builtin_convertvector(v == v ? rounded : quiet_nan, ShortVec);
   memcpy(destination, &narrow, sizeof(narrow));
 }
 

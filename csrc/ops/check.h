@@ -91,7 +91,8 @@ inline const int64_t* check_index(const char* op, const char* name, const Tensor
 inline void check_index_range(const char* op, const char* name, const Tensor& tensor, int64_t upper) {
   if (!tensor.is_cpu()) return;
   const int64_t* index = static_cast<const int64_t*>(tensor.data_ptr());
-  for (int64_t i = 0; i < tensor.numel(); ++i) {
+  const int64_t count = tensor.numel();  // a call into torch, too slow for the loop
+  for (int64_t i = 0; i < count; ++i) {
     STD_TORCH_CHECK(index[i] >= -1 && index[i] < upper, op, ": ", name, "[", i, "] is ", index[i],
                     ", allowed are -1 (unused) to ", upper - 1);
   }

@@ -130,18 +130,30 @@ Outputs head_reduce(const Tensor& hidden, const Tensor& weight, VocabReduceParam
   p.second_log_confidence = static_cast<float*>(second_log_confidence.data_ptr());
   p.entropy = static_cast<float*>(entropy.data_ptr());
 
-  // One buffer for the logits of every chunk, and one small one for the running states.
-  const int64_t widest = std::min(plan.chunk_width, vocab);
-  const int64_t stride = (widest + 7) / 8 * 8;
+  const bool single = plan.chunk_width >= vocab;
+  std::optional<Tensor> state;
+  if (!single || plan.num_segments > 1) {
+    state = torch::stable::new_empty(hidden, {rows * plan.num_segments, int64_t{sizeof(VocabState) / 4}},
+                                     ScalarType::Float);
+    p.state = static_cast<VocabState*>(state->data_ptr());
+  }
+  if (single) {
+    // Small vocabularies are all overhead: as few calls into torch as possible.
+    const Tensor logits = torch::stable::matmul(hidden, torch::stable::transpose(weight, 0, 1));
+    p.logits = logits.data_ptr();
+    p.logits_stride = vocab;
+    p.chunk_width = vocab;
+    p.first = p.last = true;
+    reduce(p);
+    if (p.num_segments > 1) finish(p);
+    return outputs;
+  }
+
+  // One buffer for the logits of every chunk; 8 elements of any dtype are 16 bytes or more.
+  const int64_t stride = (plan.chunk_width + 7) / 8 * 8;
   Tensor logits = torch::stable::new_empty(hidden, {rows, stride});
-  const bool keeps_state = plan.chunk_width < vocab || plan.num_segments > 1;
-  Tensor state = torch::stable::new_empty(
-      hidden, {keeps_state ? rows * plan.num_segments : 0, static_cast<int64_t>(sizeof(VocabState) / 4)},
-      ScalarType::Float);
-  p.state = static_cast<VocabState*>(state.data_ptr());
   p.logits = logits.data_ptr();
   p.logits_stride = stride;
-
   const Tensor input = detach(hidden);
   Tensor table = detach(weight);
   for (int64_t begin = 0; begin < vocab; begin += plan.chunk_width) {

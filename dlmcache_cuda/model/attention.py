@@ -11,7 +11,7 @@ from torch import Tensor
 from dlmcache_cuda import ops
 from dlmcache_cuda.cache import RowList
 
-# From this many rows on, a slot that computes all of its keys goes to the library's dense attention.
+# From this many rows on, a slot that computes all of its keys goes to torch's dense attention.
 DENSE_FROM = 32
 
 

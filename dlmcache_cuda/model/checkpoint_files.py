@@ -48,11 +48,13 @@ def _weight_files(folder: Path) -> list[Path]:
         return _shards(folder)
     if (folder / SINGLE).exists():
         return [folder / SINGLE]
-    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+    pickled = sorted(
+        path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern)
+    )
     if pickled:
         raise FileNotFoundError(
-            f"{folder}: only pickled weights ({pickled[0]}), which can run code when they are read; "
-            "convert them to safetensors first"
+            f"{folder}: only pickled weights ({pickled[0]}), which can run code when they are "
+            "read; convert them to safetensors first"
         )
     others = sorted(path.name for path in folder.glob("*.safetensors"))
     found = f"; found {', '.join(others[:5])}, which nothing lists" if others else ""
@@ -84,5 +86,3 @@ def _open(path: Path) -> Any:
         if path.stat().st_size < 1024 and path.read_bytes().startswith(b"version https://git-lfs"):
             hint = "; it is a Git LFS pointer, run `git lfs pull`"
         raise ValueError(f"{path}: not a readable safetensors file ({error}){hint}") from error
-
-

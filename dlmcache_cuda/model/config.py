@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# What a setting may be; None and absence are fine too. Anything else is another architecture, which is
-# refused by name instead of decoding nonsense.
+# What a setting may be; None and absence are fine too. Anything else is another architecture, which
+# is refused by name instead of decoding nonsense.
 _LLADA_SETTINGS: dict[str, tuple[Any, ...]] = {
     "block_type": ("llama",),
     "activation_type": ("silu",),
@@ -73,8 +73,8 @@ class LladaConfig:
     rms_norm_eps: float
     weight_tying: bool
     """True: the head is the embedding."""
-    max_sequence_length: int | None = None
-    """Longest canvas of the training, where the config says it; longer ones are computed too."""
+    max_sequence_length: int
+    """Longest canvas of the training."""
     mask_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     pad_token_id: int | None = None
@@ -120,7 +120,8 @@ class LladaConfig:
         def get(name: str) -> Any:
             return data.get(names.get(name, name))
 
-        required = ["d_model", "n_layers", "n_heads", "vocab_size", "rope_theta", "rms_norm_eps"]
+        required = ["d_model", "n_layers", "n_heads", "vocab_size", "max_sequence_length"]
+        required += ["rope_theta", "rms_norm_eps"]
         if illada or data.get("mlp_ratio") is None:
             required.append("mlp_hidden_size")
         missing = [names.get(name, name) for name in required if get(name) is None]
@@ -162,9 +163,7 @@ class LladaConfig:
             rope_theta=positive("rope_theta"),
             rms_norm_eps=positive("rms_norm_eps"),
             weight_tying=bool(get("weight_tying")),
-            max_sequence_length=(
-                None if get("max_sequence_length") is None else size("max_sequence_length")
-            ),
+            max_sequence_length=size("max_sequence_length"),
             mask_token_id=_token_id(data, "mask_token_id", source),
             eos_token_ids=_token_ids(data, "eos_token_id", source),
             pad_token_id=_token_id(data, "pad_token_id", source),
@@ -183,14 +182,18 @@ class LladaConfig:
                 "heads) must be even, rotary embedding turns pairs"
             )
         if head_dim is not None and head_dim != self.head_dim:
-            raise ValueError(f"{source}: head_dim {head_dim} is not the width / heads = {self.head_dim}")
+            raise ValueError(
+                f"{source}: head_dim {head_dim} is not the width / heads = {self.head_dim}"
+            )
         if self.n_heads % self.n_kv_heads:
             raise ValueError(
-                f"{source}: {self.n_heads} heads are not a multiple of {self.n_kv_heads} key-value heads"
+                f"{source}: {self.n_heads} heads are not a multiple of "
+                f"{self.n_kv_heads} key-value heads"
             )
         if self.embedding_size < self.vocab_size:
             raise ValueError(
-                f"{source}: embedding_size {self.embedding_size} is below vocab_size {self.vocab_size}"
+                f"{source}: embedding_size {self.embedding_size} is below "
+                f"vocab_size {self.vocab_size}"
             )
 
 

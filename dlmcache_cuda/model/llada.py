@@ -45,7 +45,7 @@ class Llada:
         device, dtype: of the weights and of everything computed.
         mask_token_id: the token that stands for "not decided yet".
         end_token_ids: a text ends at the first of these.
-        pad_token_id: fills what must be filled; None where nothing ends a text.
+        pad_token_id: fills what stands behind the end of a text.
         path: the checkpoint's folder; name: what it is called in messages and tables.
         layers: the blocks, for policies that run their parts one by one.
         embedding ``[V, W]``, final_norm ``[W]``, head ``[V, W]``: the other weights.
@@ -89,6 +89,14 @@ class Llada:
             if self._tokenizer is None:
                 self._tokenizer = load_tokenizer(self.path)
             return self._tokenizer
+
+    def decode_text(self, ids: Tensor | Sequence[int]) -> str | None:
+        """The text of token ids without special tokens; None if there is no tokenizer."""
+        try:
+            tokenizer = self.tokenizer
+        except FileNotFoundError:
+            return None
+        return tokenizer.decode(torch.as_tensor(ids).tolist(), skip_special_tokens=True)
 
     @property
     def weight_bytes(self) -> int:

@@ -75,7 +75,9 @@ def _device(device: str | torch.device | None) -> torch.device:
                 f"without ({reason}); rebuild with DLMCACHE_WITH_CUDA=1"
             )
         if not torch.cuda.is_available():
-            raise ValueError(f"load: device {str(target)!r}, but torch {torch.__version__} sees no GPU")
+            raise ValueError(
+                f"load: device {str(target)!r}, but torch {torch.__version__} sees no GPU"
+            )
     return target
 
 
@@ -114,7 +116,7 @@ def _folder(path: str | PathLike[str] | None) -> tuple[Path, str]:
 
 def _download(hub_id: str) -> Path:
     """The hub's checkpoint in the local cache, fetched where it is not there yet."""
-    # The config alone first: gigabytes of an architecture that is not implemented stay where they are.
+    # The config alone first: gigabytes of another architecture stay where they are.
     config = _fetch(hub_id, ["config.json"]) / "config.json"
     if config.exists():
         LladaConfig.from_file(config)
@@ -128,6 +130,6 @@ def _fetch(hub_id: str, patterns: list[str]) -> Path:
         return Path(snapshot_download(hub_id, allow_patterns=patterns))
     except Exception as error:  # the hub's client raises what its transports raise
         raise FileNotFoundError(
-            f"load: {hub_id!r} is neither a folder here nor a checkpoint that could be fetched from "
-            f"the Hugging Face hub ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
+            f"load: {hub_id!r} is neither a folder here nor a checkpoint that could be fetched "
+            f"from the Hugging Face hub ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
         ) from error

@@ -9,7 +9,7 @@ from dlmcache_cuda.model.config import LladaConfig
 
 @dataclass(frozen=True, slots=True)
 class WeightNames:
-    """The names of one layout, without the prefix; those of a block behind ``block.format(layer)``."""
+    """Names of one layout, without the prefix; a block's stand behind ``block.format(layer)``."""
 
     prefixes: tuple[str, ...]
     embedding: str

@@ -15,8 +15,8 @@ class TokenIds:
     mask: int
     end: tuple[int, ...]
     """A text ends at the first of any of these."""
-    pad: int | None
-    """Fills what must be filled; none where nothing ends a text."""
+    pad: int
+    """Stands behind the end of a text: the config's, else the first end id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,14 @@ class KnownCheckpoints:
 
 
 KNOWN_CHECKPOINTS = (
-    # Their config names 126081 <|endoftext|> (end and padding) and 126336 <|mdm_mask|>. Chat answers
-    # end with 126348 <|eot_id|>, which only the tokenizer knows (tokenizer.json, LLaDA's generate.py).
+    # Their config names 126081 <|endoftext|> (end and padding) and 126336 <|mdm_mask|>. Chat
+    # answers end with 126348 <|eot_id|>, which only tokenizer.json and LLaDA's generate.py know.
     KnownCheckpoints(
         "LLaDA-8B-Base, LLaDA-8B-Instruct, LLaDA-1.5", "llada", 126464, 32, 4096,
         mask=126336, end=(126081, 126348),
     ),
-    # No mask_token_id in the config: 5 is <[MASK]> in its tokenizer and mask_id in LLaDA's generate.py.
+    # No mask_token_id in the config: 5 is <[MASK]> in its tokenizer.json and mask_id in LLaDA's
+    # generate.py. The config has the end id.
     KnownCheckpoints(
         "iLLaDA-8B-Base, iLLaDA-8B-Instruct", "illada", 155136, 32, 4096,
         mask=5, end=(),
@@ -53,7 +54,7 @@ def resolve_token_ids(
     mask_token_id: int | None = None,
     end_token_ids: Iterable[int] | None = None,
 ) -> TokenIds:
-    """The ids of a checkpoint. What the user passes wins over the config, the config over the table.
+    """The ids of a checkpoint: from the user, else the config, else the table.
 
     End ids of the config and of the table are joined. An empty ``end_token_ids`` means that
     nothing ends a text.
@@ -78,12 +79,10 @@ def resolve_token_ids(
         end = tuple(end_token_ids)
     end = tuple(dict.fromkeys(end))
     pad = config.pad_token_id
-    if pad is None and end:
-        pad = end[0]
-    named = [("mask_token_id", mask), *(("end token id", token) for token in end)]
-    if pad is not None:
-        named.append(("pad_token_id", pad))
-    for name, token in named:
+    if pad is None:
+        pad = end[0] if end else mask  # nothing ends a text, so nothing is padded
+    ends = [("end token id", token) for token in end]
+    for name, token in [("mask_token_id", mask), *ends, ("pad_token_id", pad)]:
         if isinstance(token, bool) or not isinstance(token, int):
             raise ValueError(f"{source}: {name} must be an integer, got {token!r}")
         if not 0 <= token < config.embedding_size:

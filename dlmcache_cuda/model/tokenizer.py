@@ -19,6 +19,9 @@ def load_tokenizer(folder: Path) -> Any:
             f"{folder}: no tokenizer (none of {', '.join(_FILES)}); pass prompts as token ids"
         )
     # transformers takes seconds to import; who decodes ids never pays for it.
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedConfig
 
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    # A config of no type: transformers warns about the unknown model type of ours.
+    return AutoTokenizer.from_pretrained(
+        folder, config=PreTrainedConfig(), trust_remote_code=False, local_files_only=True
+    )

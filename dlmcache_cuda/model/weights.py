@@ -113,9 +113,7 @@ def load_weights(
     return ModelWeights(embedding, pack(names.final_norm), head, tuple(blocks))
 
 
-def _check_names(
-    source: WeightSource, config: LladaConfig, names: WeightNames
-) -> dict[str, str]:
+def _check_names(source: WeightSource, config: LladaConfig, names: WeightNames) -> dict[str, str]:
     """Plain name -> stored name of every weight."""
     stored: dict[str, str] = {}
     for name in source.names():
@@ -131,7 +129,7 @@ def _check_names(
         raise ValueError(f"{source.source}: {_list('missing', missing)}")
     # Writers that do not know about tying store the head a second time.
     allowed = {*shapes, names.head} if config.weight_tying else {*shapes}
-    extra = [name for plain, name in stored.items() if plain not in allowed]
+    extra = sorted(name for plain, name in stored.items() if plain not in allowed)
     if extra:
         raise ValueError(f"{source.source}: {_list('unexpected', extra)}")
     for plain, shape in shapes.items():
@@ -167,7 +165,9 @@ def _check_finite(source: WeightSource, name: str, loaded: Tensor) -> None:
         return
     what = "NaN" if loaded.isnan().any() else "infinity"
     stored = source.read(name)
-    where = "" if not stored.isfinite().all() else f" in {loaded.dtype}, though not in {stored.dtype}"
+    where = (
+        "" if not stored.isfinite().all() else f" in {loaded.dtype}, though not in {stored.dtype}"
+    )
     raise ValueError(f"{source.source}: {name} contains {what}{where}")
 
 

@@ -1,5 +1,7 @@
 """The operators: typed functions over ``torch.ops.dlmcache.*``, one module per family."""
 
+from dlmcache_cuda.ops.attention import attention_rows as attention_rows
+from dlmcache_cuda.ops.norm import rms_norm as rms_norm
 from dlmcache_cuda.ops.commit import commit_ as commit_
 from dlmcache_cuda.ops.norm import rms_norm as rms_norm
 from dlmcache_cuda.ops.rope_cache import rope_scatter_kv_ as rope_scatter_kv_

@@ -1,5 +1,7 @@
 """Plain torch twins of the operators: same names and signatures, written to be read."""
 
+from dlmcache_cuda.reference.attention import attention_rows as attention_rows
+from dlmcache_cuda.reference.norm import rms_norm as rms_norm
 from dlmcache_cuda.reference.commit import commit_ as commit_
 from dlmcache_cuda.reference.norm import rms_norm as rms_norm
 from dlmcache_cuda.reference.rope_cache import rope_scatter_kv_ as rope_scatter_kv_

@@ -23,7 +23,7 @@ def _multiply(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
 
 
 def philox(counter: Tensor, key: Tensor) -> Tensor:
-    """Ten rounds of Philox4x32: ``counter [..., 4]``, ``key [..., 2]`` -> ``[..., 4]``, 32-bit words."""
+    """Philox4x32-10 of 32-bit words: ``counter [..., 4]``, ``key [..., 2]`` -> ``[..., 4]``."""
     c0, c1, c2, c3 = (word & WORD for word in counter.long().unbind(-1))
     k0, k1 = (word & WORD for word in key.long().unbind(-1))
     for _ in range(10):

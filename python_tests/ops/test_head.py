@@ -202,8 +202,7 @@ def test_noise_is_the_twins(vocab, temperature, device):
 
 
 def test_noise_values_equal_the_twins(device):
-    # With logits of zero and two ids left the sign of a difference of noises is all there is; a ladder of
-    # offsets brackets each difference to 1e-4.
+    # With two ids left, the difference of their noises decides: offsets bracket it to 1e-4.
     vocab = 64
     noise = gumbel_noise(torch.tensor([5]), torch.tensor([2]), torch.tensor([3]), vocab)[0]
     difference = noise[1:] - noise[0]

@@ -59,9 +59,8 @@ def test_uniform_rows_depends_on_the_sequence_only(seed, tick, slot, position, s
     seeds[slot], ticks[slot] = seed, tick
     rows = torch.tensor([slot * 1000 + position, -1])
     result = ops.uniform_rows(rows, 1000, seeds, ticks, stream)
-    alone = ops.uniform_rows(
-        rows[:1] % 1000, 1000, seeds[slot : slot + 1], ticks[slot : slot + 1], stream
-    )
+    own = slice(slot, slot + 1)
+    alone = ops.uniform_rows(rows[:1] % 1000, 1000, seeds[own], ticks[own], stream)
     twin = uniform(torch.tensor([seed]), torch.tensor([tick]), torch.tensor([position]), stream)
     assert result[0] == alone[0] == twin[0]
     assert 0 < result[0] < 1 and result[1] == 0
@@ -80,7 +79,6 @@ def test_uniform_rows_is_uniform_and_uncorrelated(device):
 
 
 def test_uniform_never_reaches_one():
-    # A word of 2^32 - 1 would round to 1 in fp32; none is drawn here, so the mapping itself is asked.
     seeds = torch.arange(100_000)
     numbers = uniform(seeds, torch.zeros_like(seeds), torch.zeros_like(seeds), 1)
     assert numbers.max() <= 1 - 2**-24 and numbers.min() > 0

@@ -1,6 +1,7 @@
 // Committing candidates: the rules, and what is left to do in every slot afterwards.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "dlmcache/dtype.h"
@@ -66,6 +67,22 @@ DLMCACHE_HOST_DEVICE uint64_t commit_key(int64_t row, int64_t token, float log_c
 }
 
 DLMCACHE_HOST_DEVICE uint32_t commit_key_place(uint64_t key) { return static_cast<uint32_t>(key); }
+
+// Whether candidate number n (from 1) of the sorted order is committed, given that all before it are.
+DLMCACHE_HOST_DEVICE bool passes_rule(const CommitParams& p, int64_t n, float log_confidence, int64_t num_commit) {
+  if (p.rule == CommitRule::kFixed) return n <= num_commit;
+  if (n == 1) return true;
+  if (p.rule == CommitRule::kThreshold) return log_confidence >= static_cast<float>(p.rule_value);
+  // In double: fp32 libraries differ in the last place, and every device must decide alike.
+  return static_cast<double>(n + 1) * -expm1(static_cast<double>(log_confidence)) < p.rule_value;
+}
+
+DLMCACHE_HOST_DEVICE bool is_end(const CommitParams& p, int64_t token) {
+  for (int64_t i = 0; i < p.num_ends; ++i) {
+    if (p.end_ids[i] == token) return true;
+  }
+  return false;
+}
 
 namespace cpu {
 // Slots begin to end.

@@ -25,6 +25,13 @@ struct PhiloxWords {
   uint32_t word[4];
 };
 
+// word[lane] without an index that is known at run time only, which would put the words into memory on a GPU.
+DLMCACHE_HOST_DEVICE uint32_t select_word(const PhiloxWords& words, int64_t lane) {
+  const uint32_t low = lane == 0 ? words.word[0] : words.word[1];
+  const uint32_t high = lane == 2 ? words.word[2] : words.word[3];
+  return lane < 2 ? low : high;
+}
+
 struct PhiloxKey {
   uint32_t low, high;
 };

@@ -1,0 +1,120 @@
+"""load(): where checkpoints come from, devices, dtypes, tokenizers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dlmcache_cuda import _extension
+from dlmcache_cuda.model import load
+from dlmcache_cuda.testing.tiny_model import random_checkpoint
+
+
+def test_bundled_checkpoint_is_the_default():
+    model = load(device="cpu")
+    assert model.name == "tiny_llada" and model.dtype == torch.float32
+    assert model.mask_token_id == model.tokenizer.mask_token_id
+    assert model.end_token_ids[0] == model.tokenizer.eos_token_id
+    chat = [{"role": "user", "content": "start"}]
+    assert len(model.tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False)) > 1
+
+
+def test_overrides_and_name(tmp_path):
+    folder = random_checkpoint(tmp_path / "mine")
+    model = load(str(folder), device="cpu", mask_token_id=1, end_token_ids=(2, 3))
+    assert (model.mask_token_id, model.end_token_ids) == (1, (2, 3))
+    assert model.name == "mine" and model.path == folder and "mine, 2 layers" in repr(model)
+
+
+def test_tokenizer(tmp_path):
+    model = load(random_checkpoint(tmp_path, tokenizer=True), device="cpu")
+    assert model.tokenizer("w5 w7")["input_ids"] == [5, 7]
+    assert model.tokenizer is model.tokenizer
+    assert model.decode_text(torch.tensor([5, 7, model.end_token_ids[0]])).split() == ["w5", "w7"]
+
+
+def test_no_tokenizer(tmp_path):
+    model = load(random_checkpoint(tmp_path), device="cpu")
+    assert model.decode_text([1, 2]) is None
+    with pytest.raises(FileNotFoundError, match="no tokenizer .* pass prompts as token ids"):
+        _ = model.tokenizer
+
+
+@pytest.mark.parametrize("device", ["gpu", "mps", "meta", 1.5, "cuda:x"])
+def test_bad_device(tmp_path, device):
+    with pytest.raises(ValueError, match="load: device must be cpu, cuda or cuda:N, got") as caught:
+        load(tmp_path, device=device)
+    assert repr(device) in str(caught.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_cuda_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(_extension, "has_cuda", lambda: True)
+    with pytest.raises(ValueError, match="load: device 'cuda:0', but torch .* sees no GPU"):
+        load(tmp_path, device="cuda:0")
+    monkeypatch.setattr(_extension, "has_cuda", lambda: False)
+    with pytest.raises(
+        ValueError, match=r"built without \(.*\); rebuild with DLMCACHE_WITH_CUDA=1"
+    ):
+        load(tmp_path, device="cuda")
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "int8", torch.int64, torch.float64, 32, "torch.float32"])
+def test_bad_dtype(tmp_path, dtype):
+    message = "load: dtype must be float32, float16, bfloat16, got "
+    with pytest.raises(ValueError, match=message) as caught:
+        load(tmp_path, dtype=dtype, device="cpu")
+    assert str(caught.value).endswith(repr(dtype))
+
+
+def test_path_that_is_no_checkpoint(tmp_path):
+    with pytest.raises(FileNotFoundError, match="has no config.json"):
+        load(tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"")
+    with pytest.raises(NotADirectoryError, match="model.safetensors is a file; pass the folder"):
+        load(file)
+    with pytest.raises(FileNotFoundError, match="load: .*nowhere does not exist"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="load: ./nowhere/at-all does not exist"):
+        load("./nowhere/at-all")
+
+
+def test_hub_id_that_cannot_be_fetched(monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    message = "load: 'nobody/nothing-here' is neither a folder here nor a checkpoint that could be"
+    with pytest.raises(FileNotFoundError, match=message):
+        load("nobody/nothing-here")
+
+
+def test_hub_id_fetches_data_only(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+
+    def snapshot_download(hub_id, allow_patterns):
+        asked.append((hub_id, allow_patterns))
+        return str(random_checkpoint(tmp_path))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    model = load("someone/some-llada", device="cpu")
+    assert model.name == "someone/some-llada"
+    assert asked[0] == ("someone/some-llada", ["config.json"])
+    assert not any(".py" in pattern or ".bin" in pattern for pattern in asked[1][1])
+
+
+def test_hub_config_is_checked_before_the_weights_are_fetched(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+
+    def snapshot_download(hub_id, allow_patterns):
+        asked.append(allow_patterns)
+        return str(random_checkpoint(tmp_path, model_type="Dream"))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(ValueError, match="model_type 'Dream' is not supported"):
+        load("someone/some-dream", device="cpu")
+    assert asked == [["config.json"]]

@@ -1,0 +1,57 @@
+"""The examples in the documents run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import dlmcache_cuda
+from dlmcache_cuda.policies import registry
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+def python_blocks(path: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", path.read_text(), re.M | re.S)
+
+
+def test_the_policy_of_add_a_policy_works(monkeypatch):
+    monkeypatch.setattr(registry, "_POLICIES", dict(registry._POLICIES))
+    (block,) = python_blocks(ROOT / "docs/add_a_policy.md")
+    namespace: dict = {"__name__": "dlmcache_cuda.policies.vicinity"}
+    exec(compile(block, "docs/add_a_policy.md", "exec"), namespace)
+    model = dlmcache_cuda.load()
+    prompt = [{"role": "user", "content": "(a) boat finds zinc . start boat steps 1 ?"}]
+    settings = {"gen_length": 32, "block_length": 8}
+    vanilla = dlmcache_cuda.decode(model, prompt, **settings)
+    exact = namespace["Vicinity"].exact_config()
+    assert dlmcache_cuda.decode(model, prompt, cache=exact, **settings).text == vanilla.text
+    cached = dlmcache_cuda.decode(model, prompt, cache="vicinity", **settings)
+    assert cached.stats.rows_computed < vanilla.stats.rows_computed
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md"], ids=lambda path: path.name)
+def test_python_examples_of_the_readme_run(path, monkeypatch, tmp_path):
+    blocks = python_blocks(path)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, str(path), "exec"), {"__name__": "example"})
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
+        if not re.match(r"[a-z]+:", target):
+            assert (path.parent / target).exists(), f"{path.relative_to(ROOT)}: {target}"
+
+
+def test_files_named_in_documents_exist():
+    pattern = re.compile(
+        r"`((?:csrc|dlmcache_cuda|python_tests|benchmarks|docs|examples|scripts)/[\w./-]+)`"
+    )
+    for path in DOCUMENTS:
+        for name in pattern.findall(path.read_text()):
+            assert (ROOT / name).exists(), f"{path.relative_to(ROOT)}: {name}"

@@ -15,7 +15,7 @@ LENGTHS = [3, 11, 1, 7, 20]
 SEEDS = [11, 5, 2**40, 0, 2**62 + 1]
 COMMITS: dict[str, dict[str, Any]] = {
     "fixed": {},
-    "three-per-step": {"steps": 8},
+    "three-per-step": {"steps": 9},
     "threshold": {"threshold": 0.35},
     "factor": {"factor": 1.2},
     "warm": {"temperature": 0.7},

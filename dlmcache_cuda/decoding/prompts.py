@@ -51,7 +51,7 @@ def _split(prompts: Any) -> tuple[bool, list[Any]]:
             )
         if len(prompts) == 0:
             raise ValueError(
-                f"prompts is empty, got a tensor of shape {list(prompts.shape)}; it must be {_ALLOWED}"
+                f"prompts is empty (a tensor of shape {list(prompts.shape)}); it must be {_ALLOWED}"
             )
         return (False, [prompts]) if prompts.dim() == 1 else (True, list(prompts))
     if isinstance(prompts, Sequence) and not isinstance(prompts, (bytes, Mapping)):

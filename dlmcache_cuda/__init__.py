@@ -9,8 +9,8 @@
 from dlmcache_cuda import _extension as _extension
 from dlmcache_cuda._extension import build_info as build_info
 from dlmcache_cuda.decoding import DecodedSequence as DecodedSequence
-from dlmcache_cuda.decoding import Decoder as Decoder
 from dlmcache_cuda.decoding import DecodeOutput as DecodeOutput
+from dlmcache_cuda.decoding import Decoder as Decoder
 from dlmcache_cuda.decoding import DecodeStats as DecodeStats
 from dlmcache_cuda.decoding import StepEvent as StepEvent
 from dlmcache_cuda.decoding import decode as decode

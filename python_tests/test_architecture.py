@@ -49,7 +49,9 @@ def imports(path: Path) -> set[str]:
             if node.module == "dlmcache_cuda":
                 found |= {
                     f"dlmcache_cuda.{alias.name}"
-                    if (PACKAGE / alias.name).exists() or (PACKAGE / f"{alias.name}.py").exists()
+                    if alias.name == "_C"
+                    or (PACKAGE / alias.name).exists()
+                    or (PACKAGE / f"{alias.name}.py").exists()
                     else "dlmcache_cuda"
                     for alias in node.names
                 }

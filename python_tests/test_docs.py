@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -21,13 +23,14 @@ def python_blocks(path: Path) -> list[str]:
 def test_the_policy_of_add_a_policy_works(monkeypatch):
     monkeypatch.setattr(registry, "_POLICIES", dict(registry._POLICIES))
     (block,) = python_blocks(ROOT / "docs/add_a_policy.md")
-    namespace: dict = {"__name__": "dlmcache_cuda.policies.vicinity"}
-    exec(compile(block, "docs/add_a_policy.md", "exec"), namespace)
+    module = types.ModuleType("dlmcache_cuda.policies.vicinity")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(compile(block, "docs/add_a_policy.md", "exec"), module.__dict__)
     model = dlmcache_cuda.load()
     prompt = [{"role": "user", "content": "(a) boat finds zinc . start boat steps 1 ?"}]
     settings = {"gen_length": 32, "block_length": 8}
     vanilla = dlmcache_cuda.decode(model, prompt, **settings)
-    exact = namespace["Vicinity"].exact_config()
+    exact = module.Vicinity.exact_config()
     assert dlmcache_cuda.decode(model, prompt, cache=exact, **settings).text == vanilla.text
     cached = dlmcache_cuda.decode(model, prompt, cache="vicinity", **settings)
     assert cached.stats.rows_computed < vanilla.stats.rows_computed

@@ -30,9 +30,7 @@ void normalise_row(const scalar_t* x, const scalar_t* weight, int64_t width, flo
   int64_t i = 0;
   for (; i + kLanes <= width; i += kLanes) {
     // LLaDA rounds to the storage type before it multiplies by the weight; so do we, bit for bit.
-    scalar_t rounded[kLanes];
-    store(rounded, load(x + i) * scale);
-    store(out + i, load(rounded) * load(weight + i));
+    store(out + i, round_to<scalar_t>(load(x + i) * scale) * load(weight + i));
   }
   for (; i < width; ++i) {
     const scalar_t rounded = from_float<scalar_t>(to_float(x[i]) * scale);

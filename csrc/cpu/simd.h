@@ -9,7 +9,7 @@
 
 #include "dlmcache/dtype.h"
 
-#ifdef __F16C__
+#if defined(__F16C__) || defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -40,12 +40,18 @@ inline FloatVec load(const float* source) {
 }
 
 inline FloatVec load(const BFloat16* source) {
+#ifdef __AVX2__
+  // One widening load; the generic form below costs the compiler two and an insertion.
+  const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
+  return reinterpret_cast<FloatVec>(_mm256_slli_epi32(wide, 16));
+#else
   ShortVec bits;
   memcpy(&bits, source, sizeof(bits));
   const UintVec wide = __builtin_convertvector(bits, UintVec) << 16;
   FloatVec v;
   memcpy(&v, &wide, sizeof(v));
   return v;
+#endif
 }
 
 inline FloatVec load(const Half* source) {
@@ -65,8 +71,15 @@ inline void store(BFloat16* destination, FloatVec v) {
   memcpy(&bits, &v, sizeof(bits));
   const UintVec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const UintVec quiet_nan = UintVec{} + 0x7fc0u;
-  const ShortVec narrow = __builtin_convertvector(v == v ? rounded : quiet_nan, ShortVec);
+  const UintVec result = v == v ? rounded : quiet_nan;
+#ifdef __AVX2__
+  const __m256i wide = reinterpret_cast<__m256i>(result);
+  const __m128i narrow = _mm_packus_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(destination), narrow);
+#else
+  const ShortVec narrow = __builtin_convertvector(result, ShortVec);
   memcpy(destination, &narrow, sizeof(narrow));
+#endif
 }
 
 inline void store(Half* destination, FloatVec v) {
@@ -76,6 +89,28 @@ inline void store(Half* destination, FloatVec v) {
 #else
   for (int i = 0; i < kLanes; ++i) destination[i] = from_float<Half>(v[i]);
 #endif
+}
+
+// What storing as scalar_t and loading again gives (a NaN may keep another payload), without leaving the registers.
+template <typename scalar_t>
+inline FloatVec round_to(FloatVec v) {
+  if constexpr (sizeof(scalar_t) == sizeof(float)) {
+    return v;
+  } else {
+    scalar_t rounded[kLanes];
+    store(rounded, v);
+    return load(rounded);
+  }
+}
+
+template <>
+inline FloatVec round_to<BFloat16>(FloatVec v) {
+  UintVec bits;
+  memcpy(&bits, &v, sizeof(bits));
+  const UintVec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
+  FloatVec result;
+  memcpy(&result, &rounded, sizeof(result));
+  return v == v ? result : v;
 }
 
 inline float sum(FloatVec v) {

@@ -14,9 +14,7 @@ void gate_row(const scalar_t* gate, const scalar_t* up, int64_t width, scalar_t*
   for (; i + kLanes <= width; i += kLanes) {
     const FloatVec g = load(gate + i);
     // Two roundings, as torch's silu(gate) * up has them: a sequence decodes to the same tokens either way.
-    scalar_t rounded[kLanes];
-    store(rounded, g / (1.0f + exp(-g)));
-    store(out + i, load(rounded) * load(up + i));
+    store(out + i, round_to<scalar_t>(g / (1.0f + exp(-g))) * load(up + i));
   }
   if (i == width) return;
   // The rest goes through the same vectors, so that an element's value does not depend on where it stands.

@@ -72,8 +72,9 @@ __device__ __forceinline__ void add_id(VocabState& s, float logit, int32_t id) {
 // Grid: (num_rows * num_segments). Block: kThreads. One block reduces one segment of one row's chunk, reading the
 // logits once, kStep ids a thread at a time (kStep 4: any alignment; more: 16-byte loads), and merges the result into
 // the state of that row and segment; with one segment the block of the last chunk writes the row's outputs.
+// Three blocks a multiprocessor suffice to hide the latency; left alone, ptxas aims for eight and spills on sm_100.
 template <typename scalar_t, int kThreads, bool kVectorised, bool kExtras, bool kNoise>
-__global__ void __launch_bounds__(kThreads) vocab_reduce_kernel(VocabReduceParams p) {
+__global__ void __launch_bounds__(kThreads, 3) vocab_reduce_kernel(VocabReduceParams p) {
   constexpr int kStep = kVectorised ? Vec<scalar_t>::kSize : 4;
   static_assert(kStep % 4 == 0, "one Philox call serves four ids");
   __shared__ VocabState partial[kThreads / 32];

@@ -30,7 +30,7 @@ enum class Order { kForward, kReverse };
 // A 16-byte copy from global to shared memory that has been started but not awaited (tensor_core.h).
 struct AsyncCopy {
   void* destination;
-  const void* source;
+  const void* source;  // nullptr: zeros
   int group;
 };
 
@@ -140,6 +140,7 @@ DLMCACHE_EMULATION_INTERNAL inline uint3 thread_index() { return current_fiber->
 DLMCACHE_EMULATION_INTERNAL inline uint3 block_index() { return current_block->index; }
 DLMCACHE_EMULATION_INTERNAL inline dim3 block_dim() { return current_block->launch->block; }
 DLMCACHE_EMULATION_INTERNAL inline dim3 grid_dim() { return current_block->launch->grid; }
+DLMCACHE_EMULATION_INTERNAL inline Fiber& running_fiber() { return *current_fiber; }
 DLMCACHE_EMULATION_INTERNAL inline int lane_index() { return current_fiber->lane; }
 DLMCACHE_EMULATION_INTERNAL inline unsigned char* dynamic_shared() { return current_block->dynamic_shared; }
 

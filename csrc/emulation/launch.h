@@ -159,13 +159,13 @@ inline void run_grid(const Launch& launch) {
   }
 }
 
-template <typename... Params, typename... Args>
+// Arguments are converted to the kernel's parameters as in a call, and each thread gets its own copy of them.
+template <typename... Params>
 void launch_kernel(const char* name, SourceLine where, void (*kernel)(Params...), dim3 grid, dim3 block,
-                   size_t shared_bytes, const Args&... args) {
+                   size_t shared_bytes, std::type_identity_t<Params>... args) {
   static_assert(!(std::is_reference_v<Params> || ...), "kernels take their parameters by value");
-  static_assert(sizeof...(Params) == sizeof...(Args), "wrong number of kernel arguments");
   // Not std::bind or std::apply: their frames would bury the kernel's in every sanitizer report.
-  const auto call = [kernel, ... parameters = static_cast<Params>(args)] { kernel(parameters...); };
+  const auto call = [kernel, args...] { kernel(args...); };
   using Call = decltype(call);
   run_grid({.kernel = name,
             .where = where,

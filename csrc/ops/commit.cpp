@@ -106,7 +106,7 @@ std::tuple<Tensor, Tensor> commit_cpu(const Tensor& tokens, const Tensor& commit
                 num_commit, steps, spans, end_ids, mask_id, capacity, rule, rule_value, [](const CommitParams& p) {
                   std::fill(p.committed + p.cu_rows[p.num_slots], p.committed + p.num_rows, false);
                   const int64_t rows_per_slot = p.num_slots ? p.num_rows / p.num_slots : 0;
-                  run_cpu(cpu::commit_slots, p, p.num_slots, p.capacity + 8 * rows_per_slot);
+                  run_cpu(cpu::commit_slots, p, p.num_slots, p.capacity / 4 + 4 * rows_per_slot);
                 });
 }
 

@@ -92,7 +92,7 @@ Tensor find_rows(const Tensor& row_index, const Tensor& cu_rows, const Tensor& q
 }
 
 Tensor find_rows_cpu(const Tensor& row_index, const Tensor& cu_rows, const Tensor& query, int64_t capacity) {
-  constexpr int64_t kCostOfSearch = 64;  // a dozen mispredicted branches
+  constexpr int64_t kCostOfSearch = 16;
   return find_rows(row_index, cu_rows, query, capacity,
                    [](const FindRowsParams& p) { run_cpu(cpu::find_rows, p, p.num_queries, kCostOfSearch); });
 }

@@ -22,7 +22,7 @@ class RowList:
     row_index: Tensor
     """``[R]`` int64 flat rows (slot * capacity + position), ascending; -1 behind the used ones."""
     cu_rows: Tensor
-    """``[S + 1]`` int64: the entries of slot s begin at ``cu_rows[s]``, end before ``cu_rows[s + 1]``."""
+    """``[S + 1]`` int64: slot s has the entries ``cu_rows[s]`` to ``cu_rows[s + 1]`` - 1."""
     counts: tuple[int, ...]
     """Number of rows of each slot, S of them."""
     capacity: int

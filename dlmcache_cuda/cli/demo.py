@@ -30,7 +30,7 @@ class Setting:
 
     @property
     def commit(self) -> str:
-        return "1 token/step" if self.threshold is None else f"threshold {self.threshold:g}"
+        return "1/step" if self.threshold is None else f">= {self.threshold:g}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.questions < 1:
         raise ValueError(f"--questions must be at least 1, got {arguments.questions}")
     try:
+        from rich.box import SIMPLE_HEAD
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
         from rich.table import Table
@@ -120,12 +121,13 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     console.print(f"[bold]Question[/bold]  {texts[0]}", highlight=False)
     console.print(f"[bold]Answer[/bold]    {outputs[settings[0]].text[0]}\n", highlight=False)
-    table = Table(title=f"{len(chats)} questions, one at a time, {gen_length} positions each")
-    table.add_column("cache")
-    table.add_column("commits")
-    columns = ("right" if verified else "same text", "tokens/s", "tokens/forward", "rows computed")
-    for column in (*columns, "seconds", "speed-up"):
-        table.add_column(column, justify="right")
+    title = f"{len(chats)} questions, one at a time, {gen_length} positions each"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("cache", no_wrap=True)
+    table.add_column("commits", no_wrap=True)
+    columns = ("right" if verified else "same text", "tokens/s", "per forward", "rows", "seconds")
+    for column in (*columns, "speed-up"):
+        table.add_column(column, justify="right", no_wrap=True)
     for setting, result in zip(settings, results, strict=True):
         if setting.cache == "none" and setting.threshold is not None:
             table.add_section()
@@ -141,8 +143,9 @@ def run(arguments: argparse.Namespace) -> int:
         )
     console.print(table)
     console.print(
-        "tokens/s counts tokens before the end of the text; rows computed and speed-up are against "
-        "the first line.",
+        "commits: tokens per step, or the confidence from which a token is committed. tokens/s and "
+        "tokens per forward count what stands before the end of the text. rows: rows computed. "
+        "rows and speed-up are against the first line.",
         highlight=False,
     )
     return 0

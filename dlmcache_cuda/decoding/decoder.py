@@ -276,7 +276,6 @@ class Decoder:
             stop_reason=reason,
         )
 
-
     def _text(self, ids: Tensor) -> str | None:
         try:
             tokenizer = self.model.tokenizer

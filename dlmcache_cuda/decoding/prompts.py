@@ -49,6 +49,10 @@ def _split(prompts: Any) -> tuple[bool, list[Any]]:
             raise ValueError(
                 f"prompts must be a 1-D or 2-D tensor of token ids, got shape {list(prompts.shape)}"
             )
+        if len(prompts) == 0:
+            raise ValueError(
+                f"prompts is empty (a tensor of shape {list(prompts.shape)}); it must be {_ALLOWED}"
+            )
         return (False, [prompts]) if prompts.dim() == 1 else (True, list(prompts))
     if isinstance(prompts, Sequence) and not isinstance(prompts, (bytes, Mapping)):
         if not prompts:

@@ -129,7 +129,8 @@ def _fetch(hub_id: str, patterns: list[str]) -> Path:
     try:
         return Path(snapshot_download(hub_id, allow_patterns=patterns))
     except Exception as error:  # the hub's client raises what its transports raise
+        reason = (str(error).strip() or "no message").splitlines()[0]
         raise FileNotFoundError(
             f"load: {hub_id!r} is neither a folder here nor a checkpoint that could be fetched "
-            f"from the Hugging Face hub ({type(error).__name__}: {str(error).strip().splitlines()[0]})"
+            f"from the Hugging Face hub ({type(error).__name__}: {reason})"
         ) from error

@@ -1,15 +1,13 @@
 """The operators: typed functions over ``torch.ops.dlmcache.*``, one module per family."""
 
 from dlmcache_cuda.ops.attention import attention_rows as attention_rows
-from dlmcache_cuda.ops.norm import rms_norm as rms_norm
 from dlmcache_cuda.ops.commit import commit_ as commit_
+from dlmcache_cuda.ops.head import head_reduce as head_reduce
 from dlmcache_cuda.ops.norm import rms_norm as rms_norm
+from dlmcache_cuda.ops.random import uniform_rows as uniform_rows
 from dlmcache_cuda.ops.rope_cache import rope_scatter_kv_ as rope_scatter_kv_
+from dlmcache_cuda.ops.row_list import build_rows as build_rows
+from dlmcache_cuda.ops.row_list import find_rows as find_rows
 from dlmcache_cuda.ops.rows import gather_rows as gather_rows
 from dlmcache_cuda.ops.rows import scatter_rows_ as scatter_rows_
 from dlmcache_cuda.ops.swiglu import swiglu as swiglu
-from dlmcache_cuda.ops.row_list import build_rows as build_rows
-from dlmcache_cuda.ops.row_list import find_rows as find_rows
-from dlmcache_cuda.ops.attention import attention_rows as attention_rows
-from dlmcache_cuda.ops.head import head_reduce as head_reduce
-from dlmcache_cuda.ops.random import uniform_rows as uniform_rows

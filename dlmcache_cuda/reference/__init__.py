@@ -1,15 +1,13 @@
 """Plain torch twins of the operators: same names and signatures, written to be read."""
 
 from dlmcache_cuda.reference.attention import attention_rows as attention_rows
-from dlmcache_cuda.reference.norm import rms_norm as rms_norm
 from dlmcache_cuda.reference.commit import commit_ as commit_
+from dlmcache_cuda.reference.head import head_reduce as head_reduce
 from dlmcache_cuda.reference.norm import rms_norm as rms_norm
+from dlmcache_cuda.reference.random import uniform_rows as uniform_rows
 from dlmcache_cuda.reference.rope_cache import rope_scatter_kv_ as rope_scatter_kv_
+from dlmcache_cuda.reference.row_list import build_rows as build_rows
+from dlmcache_cuda.reference.row_list import find_rows as find_rows
 from dlmcache_cuda.reference.rows import gather_rows as gather_rows
 from dlmcache_cuda.reference.rows import scatter_rows_ as scatter_rows_
 from dlmcache_cuda.reference.swiglu import swiglu as swiglu
-from dlmcache_cuda.reference.row_list import build_rows as build_rows
-from dlmcache_cuda.reference.row_list import find_rows as find_rows
-from dlmcache_cuda.reference.attention import attention_rows as attention_rows
-from dlmcache_cuda.reference.head import head_reduce as head_reduce
-from dlmcache_cuda.reference.random import uniform_rows as uniform_rows

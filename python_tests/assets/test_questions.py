@@ -66,10 +66,11 @@ def test_questions_answer_follows_the_chain(questions, split: str) -> None:
 
 
 def test_questions_splits_cover_every_combination(questions) -> None:
-    for split, (hops, facts) in questions.SPLITS.items():
-        count = len(hops) * len(facts) * len(questions.FAMILIES)
-        drawn = questions.make_questions(count, seed=1, split=split)
-        assert len({(q.hops, q.facts, q.family) for q in drawn}) == count
+    for name, split in questions.SPLITS.items():
+        count = len(split.hops) * len(split.facts) * len(questions.FAMILIES)
+        drawn = questions.make_questions(count, seed=1, split=name)
+        combinations = len(set(split.hops)) * len(split.facts) * len(questions.FAMILIES)
+        assert len({(q.hops, q.facts, q.family) for q in drawn}) == combinations
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -81,7 +82,8 @@ def test_questions_fit_vocabulary_and_canvas(questions, train_tiny, split: str) 
         assert all(word in vocabulary for word in words)
         prompt = train_tiny.tokenizer.prompt_ids(question.prompt)
         assert len(prompt) == 5 * question.facts + 8
-        assert len(question.answer.split()) < questions.GEN_LENGTH  # at least one end-of-text
+        # at least one end-of-text must fit
+        assert len(question.answer.split()) < questions.SPLITS[split].gen_length
 
 
 def test_check_answer_ignores_only_what_follows_end_of_text(questions) -> None:

@@ -142,4 +142,4 @@ def test_demo_shows_every_cache_and_right_answers(capsys):
     assert dual["rows_relative"] < 0.5
     assert main(["demo", "--questions", "1"]) == 0
     table = capsys.readouterr().out
-    assert "tokens/forward" in table and "dual" in table and "Question" in table
+    assert "per forward" in table and "dual" in table and "Question" in table

@@ -38,7 +38,7 @@ def assert_same_tokens(one: Any, other: Any) -> None:
 @pytest.mark.parametrize("model_seed", MODEL_SEEDS)
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
 def test_fast_dllm_with_blocks_of_one_token_equals_vanilla(cache, model_seed):
-    """methods.md section 16: every forward is a block's first, so nothing is ever cached."""
+    """Every forward is the first of a block, so nothing cached is ever used."""
     options = {"gen_length": 12, "block_length": 1, "stop_at_eos": False}
     vanilla = decode(model_seed, **options)
     cached = decode(model_seed, cache=cache, **options)
@@ -66,8 +66,8 @@ def test_one_block_in_one_step_equals_vanilla(cache):
     assert [s.forwards for s in cached.sequences] == [1, 1, 1]
 
 
-def test_prefix_with_an_empty_past_differs_from_vanilla_only_in_the_prompt():
-    """One block: prefix computes every generated row at each step, so it saves the prompt's rows only."""
+def test_prefix_with_one_block_saves_the_rows_of_the_prompt():
+    """One block: every step computes all generated rows, so that only the prompt's are saved."""
     options = {"gen_length": 8, "stop_at_eos": False}
     layers = load_pair(3).plain.config.n_layers
     cached = decode(3, cache="prefix", **options)

@@ -1,4 +1,4 @@
-"""The oracles themselves: against stock Llama, a literal copy of the steps of LLaDA's loop, and each other."""
+"""The oracles themselves: against stock Llama, LLaDA's published steps on it, and each other."""
 
 from __future__ import annotations
 
@@ -91,14 +91,15 @@ def test_rows_against_their_own_keys_equal_the_full_forward(model):
     positions = torch.tensor([2, 3, 9, 16])
     again = model.forward_rows(ids[:, :], torch.arange(17), k, v)
     assert torch.equal(again, logits)
-    # with the keys of a finished forward the rows of layer 0 see what they saw before, so all layers repeat
-    assert (model.forward_rows(ids[:, positions], positions, k, v) - logits[:, positions]).abs().max() < 1e-12
+    # against the keys of a finished forward a row sees in every layer what it saw before
+    few = model.forward_rows(ids[:, positions], positions, k, v)
+    assert (few - logits[:, positions]).abs().max() < 1e-12
 
 
 def reference_loop(
     llama, prompt, *, steps, gen_length, block_length, cfg_scale=0.0, eos_inf=False, conf_inf=False
 ):
-    """LLaDA's loop at temperature 0, low confidence, step by step as published: probabilities, top-k, no early end."""
+    """LLaDA's loop at temperature 0 as published: probabilities, top-k, no early end."""
     x = torch.full((1, len(prompt) + gen_length), MASK)
     x[0, : len(prompt)] = torch.tensor(prompt)
     n_blocks = gen_length // block_length
@@ -129,7 +130,7 @@ def reference_loop(
 
 
 @pytest.mark.parametrize("options", [{}, {"eos_inf": True}, {"conf_inf": True}, {"cfg_scale": 0.7}])
-@pytest.mark.parametrize("block_length,steps", [(16, 16), (16, 5), (4, 8), (4, 32), (1, 16), (8, 6)])
+@pytest.mark.parametrize("block_length,steps", [(16, 16), (16, 5), (4, 8), (4, 32), (1, 16)])
 def test_vanilla_equals_the_published_steps_on_stock_llama(model, options, block_length, steps):
     prompt = [3, 14, 15, 9, 2]
     expected = reference_loop(
@@ -150,7 +151,8 @@ def test_vanilla_equals_the_published_steps_on_stock_llama(model, options, block
         stop_at_eos=False,
     )
     record = decode_vanilla(model, prompt, settings, IDS)
-    ids = [MASK if step < 0 else token for token, step in zip(record.ids, record.commit_step, strict=True)]
+    committed = zip(record.ids, record.commit_step, strict=True)
+    ids = [MASK if step < 0 else token for token, step in committed]  # without padding
     assert record.margin > 1e-5
     assert ids == expected
 

@@ -24,7 +24,7 @@ def decode_settings(draw) -> Settings:
         steps=n_blocks * draw(st.integers(1, block_length + 2)) if fixed else None,
         temperature=draw(st.sampled_from([0.0, 0.0, 0.3, 1.0])),
         cfg_scale=draw(st.sampled_from([0.0, 0.0, 0.5, 2.0])),
-        remasking=draw(st.sampled_from(["low_confidence", "random"])) if fixed else "low_confidence",
+        remasking=draw(st.sampled_from(["low_confidence", "random"][: 1 + fixed])),
         threshold=draw(st.floats(0.05, 1.0)) if commit == "threshold" else None,
         factor=draw(st.floats(0.1, 4.0)) if commit == "factor" else None,
         stop_at_eos=draw(st.booleans()),

@@ -8,9 +8,14 @@ import pytest
 import torch
 
 from dlmcache_cuda.cache import RowList
-from dlmcache_cuda.model.attention import DENSE_FROM
+from dlmcache_cuda.model import attention
 
 CAPACITY = 50
+
+
+@pytest.fixture(autouse=True)
+def _small_slots_are_dense_too(monkeypatch):
+    monkeypatch.setattr(attention, "DENSE_FROM", 32)
 
 
 def canvases(model, lengths, capacity=CAPACITY):
@@ -65,7 +70,7 @@ def test_keys_behind_the_canvas_are_not_read(model):
 
 
 def test_lengths_on_the_device_give_the_same(model):
-    lengths = [DENSE_FROM + 5, 9]
+    lengths = [37, 9]
     tokens, cache, dense = full_forward(model, lengths)
     rows = RowList.from_ranges([0, 0], lengths, CAPACITY, model.device)
     on_device = torch.tensor(lengths, device=model.device)
@@ -136,11 +141,9 @@ def test_logits_of_a_ragged_list(model):
 
 def test_parts_of_a_block_make_up_the_block(model):
     """The way a policy runs attention and feed-forward on row sets of its own."""
-    from dlmcache_cuda.model.attention import KeyLengths
-
     tokens, cache, full = full_forward(model, [45])
     rows = RowList.from_ranges([0], [45], CAPACITY, model.device)
-    lengths = KeyLengths(torch.tensor([45], device=model.device), (45,))
+    lengths = attention.KeyLengths(torch.tensor([45], device=model.device), (45,))
     h = model.embed(tokens, rows.row_index)
     for layer, k, v in zip(model.layers, cache.k, cache.v, strict=True):
         q = layer.project_qkv(h, rows.row_index, model.cos_sin(CAPACITY), k, v)

@@ -1,4 +1,4 @@
-"""Writes random checkpoints in LLaDA's published layout, independently of ``dlmcache_cuda.model``."""
+"""Random checkpoints in LLaDA's published layout, written without ``dlmcache_cuda.model``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write_checkpoint(
     max_sequence_length: int = 128,
     gain: float = 2.5,
 ) -> Path:
-    """Weights so large that layers, positions and context matter and that decisions are rarely close.
+    """Weights so large that layers, positions and context matter and decisions are rarely close.
 
     ``gain``: standard deviation of the logits.
     """

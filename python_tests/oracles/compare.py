@@ -72,14 +72,14 @@ def commits(commit_step: list[int], ids: list[int], step: int) -> dict[int, int]
 
 
 def difference(sequence: Any, record: Record, pair: Pair) -> str | None:
-    """The first thing in which a decoded sequence differs from the oracle's record; None when equal."""
+    """The first thing in which a decoded sequence differs from its record; None when equal."""
     ids, steps = sequence.ids.tolist(), sequence.commit_step.tolist()
     for step in range(max([*steps, *record.commit_step], default=-1) + 1):
         got, expected = commits(steps, ids, step), commits(record.commit_step, record.ids, step)
         if got != expected:
             return (
-                f"step {step} differs: decode commits {got}, the oracle {expected} (position: token; "
-                f"smallest margin of the oracle {record.margin:.2g})"
+                f"step {step} differs: decode commits {got}, the oracle {expected} "
+                f"(position: token; smallest margin of the oracle {record.margin:.2g})"
             )
     if ids != record.ids:
         return f"ids of uncommitted positions differ: decode {ids}, the oracle {record.ids}"
@@ -106,7 +106,10 @@ def assert_equals_oracle(
     seeds: list[int] | None = None,
     **decode_options: Any,
 ) -> list[Record | None]:
-    """Decodes all prompts in one call and each alone by the oracle; a record is None where it was too close to call."""
+    """Decodes all prompts in one call, and each alone by the oracle.
+
+    Returns the oracle's records; None stands for a sequence with a decision too close to call.
+    """
     seeds = seeds if seeds is not None else [settings.seed + i for i in range(len(prompts))]
     out = dlmcache_cuda.decode(
         pair.model, prompts, cache=cache, seed=seeds, **decode_arguments(settings), **decode_options
@@ -120,6 +123,7 @@ def assert_equals_oracle(
             records.append(None)
             continue
         found = difference(out.sequences[i], record, pair)
-        assert found is None, f"sequence {i}, cache {cache!r}, {own}, prompt {prompt.tolist()}: {found}"
+        where = f"sequence {i}, cache {cache!r}, {own}, prompt {prompt.tolist()}"
+        assert found is None, f"{where}: {found}"
         records.append(record)
     return records

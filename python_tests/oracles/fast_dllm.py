@@ -1,4 +1,4 @@
-"""Fast-dLLM's prefix and dual caches (methods.md section 7.2) for one sequence."""
+"""Fast-dLLM's prefix and dual caches (arXiv 2505.22618) for one sequence."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ def decode_fast_dllm(
 ) -> Record:
     """``cache`` is ``"prefix"`` or ``"dual"``.
 
-    A block [s, e) starts with a forward of the whole canvas, from whose logits tokens are committed as well; the
-    forwards that follow compute rows [s, N) (prefix) or [s, e) (dual) against the K and V kept from it. Whether the
-    block is complete is tested before each of them. ``refresh_always`` turns every forward into a whole one.
+    A block [s, e) starts with a forward of the whole canvas, from whose logits tokens are committed
+    as well; the forwards that follow compute rows [s, N) (prefix) or [s, e) (dual) against the K
+    and V kept from it. Whether the block is complete is tested before each of them.
+    ``refresh_always`` turns every forward into a whole one.
     """
     canvas = Canvas(prompt, settings, ids)
     blocks = settings.blocks(len(prompt))

@@ -58,7 +58,8 @@ class PlainLlada:
         for path in sorted(folder.glob("*.safetensors")):
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 (safe_open is no mapping)
-                    weights[name.removeprefix("model.transformer.")] = file.get_tensor(name).to(dtype)
+                    tensor = file.get_tensor(name).to(dtype)
+                    weights[name.removeprefix("model.transformer.")] = tensor
         return cls(weights, config)
 
     def norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
@@ -66,7 +67,7 @@ class PlainLlada:
         return x * torch.rsqrt(variance + self.config.rms_norm_eps) * self.weights[name]
 
     def rotate(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Half-split rotation of ``x [B, R, heads, head_dim]`` by the angles of ``positions [R]``."""
+        """Half-split rotation of ``x [B, R, heads, hd]`` by the angles of ``positions [R]``."""
         angles = positions.to(torch.float64)[:, None] * self.frequencies
         cos, sin = (f(angles).to(x.dtype)[None, :, None, :] for f in (torch.cos, torch.sin))
         first, second = x.chunk(2, dim=-1)
@@ -75,7 +76,10 @@ class PlainLlada:
     def forward(
         self, ids: torch.Tensor
     ) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
-        """Whole canvases ``[B, N]`` -> logits ``[B, N, V]``, and K (rotated) and V of every layer ``[B, N, Hkv, hd]``."""
+        """Whole canvases ``[B, N]`` -> logits ``[B, N, V]``, and per layer K (rotated) and V.
+
+        K and V of a layer are ``[B, N, Hkv, hd]``.
+        """
         batch, length = ids.shape
         shape = (batch, length, self.config.n_kv_heads, self.config.head_dim)
         dtype = self.weights["wte.weight"].dtype
@@ -92,8 +96,8 @@ class PlainLlada:
     ) -> torch.Tensor:
         """Computes only the rows ``positions [R]`` with tokens ``ids [B, R]``.
 
-        Their K and V replace those in ``k`` and ``v`` (one ``[B, N, Hkv, hd]`` per layer, in place), layer by layer,
-        before the rows attend to all N keys. Returns their logits ``[B, R, V]``.
+        Layer by layer, their K and V replace those in ``k`` and ``v`` (one ``[B, N, Hkv, hd]`` per
+        layer, in place) before the rows attend to all N keys. Returns their logits ``[B, R, V]``.
         """
         c, w = self.config, self.weights
         batch, rows = ids.shape

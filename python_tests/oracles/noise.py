@@ -1,4 +1,4 @@
-"""The noise of the decoder, from Philox4x32-10 [Salmon et al., SC 2011] in Python's and numpy's integers.
+"""The decoder's noise: Philox4x32-10 (Salmon et al., SC 2011) in Python's and numpy's integers.
 
 key = the two halves of the sequence's seed; counter = (c0, position in the canvas, step, stream).
 """
@@ -47,5 +47,4 @@ def gumbel(seed: int, step: int, position: int, vocab: int) -> np.ndarray:
 def uniform(seed: int, tick: int, position: int, stream: int) -> float:
     """The uniform number of one position, as fp32 strictly inside (0, 1)."""
     x = words(seed, np.zeros(1, dtype=np.uint64), position, tick, stream)[0][0]
-    inside = np.clip(np.float32((float(x) + 0.5) / 2.0**32), np.float32(2.0**-33), np.float32(1 - 2.0**-24))
-    return float(inside)
+    return float(min(np.float32((float(x) + 0.5) / 2.0**32), np.float32(1 - 2.0**-24)))

@@ -1,4 +1,4 @@
-"""What every decoding oracle shares: settings, the canvas of one sequence, predictions, commit rules, the record."""
+"""What decoding oracles share: settings, the canvas of one sequence, commit rules, the record."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from . import noise
 
-STALL_STEPS = 4  # with threshold or factor: steps in a row that commit only mask ids before giving up
+STALL_STEPS = 4  # with threshold or factor: giving up after so many steps of mask ids only
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,14 @@ class Settings:
         return [(start, start + size) for start in range(first, last, size)]
 
     def schedule(self, masks: int, n_blocks: int) -> list[int]:
-        """Commits of each step of a block that has ``masks`` masks: even, the remainder to the first steps."""
+        """Commits of each step of a block with ``masks`` masks; the remainder comes first."""
         steps = (self.steps or self.gen_length) // n_blocks
         return [masks // steps + (i < masks % steps) for i in range(steps)]
 
 
 @dataclass
 class Record:
-    """What happened. ``margin`` is the distance, in logits, of the closest decision from going the other way."""
+    """What happened. ``margin``: how far, in logits, the closest decision was from another one."""
 
     ids: list[int] = field(default_factory=list)
     commit_step: list[int] = field(default_factory=list)
@@ -70,10 +70,9 @@ class Record:
         return len(self.rows)
 
 
-
 @dataclass(frozen=True)
 class Candidate:
-    """A masked position with its prediction. The odds are those of the predicted token, without noise."""
+    """A masked position with its prediction; confidence and odds are without noise."""
 
     position: int
     token: int
@@ -123,7 +122,7 @@ class Canvas:
         return unconditional + (self.settings.cfg_scale + 1) * (conditional - unconditional)
 
     def predict(self, position: int, logits: torch.Tensor) -> Candidate:
-        """methods.md section 2, steps 3.3 to 3.6, for one position with logits ``[V]``."""
+        """Token and confidence of one position from its logits ``[V]``, as in LLaDA's code."""
         s, ids = self.settings, self.ids
         logits = logits.double().clone()
         if s.logits_eos_inf:
@@ -136,8 +135,8 @@ class Canvas:
         token = first_argmax(noised)
         token_margin = margin_of_max(noised, token)
         if s.confidence_eos_eot_inf:
-            # In the reference EOS goes to -inf in the noised logits and EOT in the raw ones; without noise
-            # both are one tensor.
+            # In the reference EOS goes to -inf in the noised logits and EOT in the raw ones;
+            # without noise both are one tensor.
             excluded = ids.end if s.temperature == 0 else ids.end[1:]
             logits[list(excluded)] = -math.inf
         total = torch.logsumexp(logits, 0)
@@ -155,7 +154,7 @@ class Canvas:
         return Candidate(position, token, log_p, log_rest, score, token_margin)
 
     def commit(self, candidates: list[Candidate], number: int | None) -> None:
-        """Chooses among the candidates (``number`` of them with fixed-k), writes them and ends the step."""
+        """Chooses candidates (``number`` of them with fixed-k), writes them and ends the step."""
         chosen = self.choose(candidates, number)
         for c in chosen:
             self.record.margin = min(self.record.margin, c.token_margin)
@@ -176,7 +175,7 @@ class Canvas:
             self.stopped = True
 
     def choose(self, candidates: list[Candidate], number: int | None) -> list[Candidate]:
-        """methods.md section 3; ties go to the lowest position."""
+        """Fixed-k, threshold or factor; ties go to the lowest position."""
         ranked = sorted(candidates, key=lambda c: (-c.score, c.position))
         s = self.settings
         if s.threshold is not None:

@@ -1,4 +1,4 @@
-"""LLaDA's reference loop (methods.md section 2) for one sequence, with the commit rules of section 3."""
+"""LLaDA's reference loop (its generate.py) for one sequence, also with threshold and factor."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ def decode_vanilla(
 ) -> Record:
     """Every step computes the whole canvas.
 
-    Candidates are the masks before the end of the block. That includes masks that earlier blocks left behind because
-    the mask id itself was predicted there, as in the reference, which excludes only what lies behind the block.
+    Candidates are the masks before the end of the block. That includes masks which earlier blocks
+    left behind because the mask id itself was predicted there: the reference excludes only what
+    lies behind the block.
     """
     canvas = Canvas(prompt, settings, ids)
     blocks = settings.blocks(len(prompt))

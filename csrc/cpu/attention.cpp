@@ -222,11 +222,11 @@ struct Tile {
   const int64_t rows;                     // used_rows rounded up to whole vectors
   const int64_t width;                    // head_size rounded up to whole vectors
 
-  float* q;          // [head_size, rows], scaled
-  float* scores;     // [kBlockKeys, rows]
-  float* decay;      // [rows]
-  float* keys;       // [kGroupKeys, head_size], unless the cache is fp32
-  float* packed_v;   // [width / kLanes panels, kBlockKeys, ...]
+  float* q;         // [head_size, rows], scaled
+  float* scores;    // [kBlockKeys, rows]
+  float* decay;     // [rows]
+  float* keys;      // [kGroupKeys, head_size], unless the cache is fp32
+  float* packed_v;  // [width / kLanes panels, kBlockKeys, ...]
   State merged, split;
 
   Tile(const AttentionParams& params, int64_t slot, int64_t kv_head, int64_t first_packed, int64_t used_rows)

@@ -8,7 +8,7 @@ namespace {
 
 // Rows of a tile per warp: small tiles when a slot has few packed rows on average.
 int rows_per_warp(const AttentionParams& p) {
-  if (p.head_size <= 32) return 4;   // little work per row: more blocks rather than larger ones
+  if (p.head_size <= 32) return 4;  // little work per row: more blocks rather than larger ones
   if (p.head_size > 128) return 4;  // eight rows of 256 columns do not fit into the registers
   const int64_t slots = p.num_slots > 0 ? p.num_slots : 1;
   const int64_t packed = (p.num_rows + slots - 1) / slots * (p.num_heads / p.num_kv_heads);
@@ -26,8 +26,8 @@ const char* launch_tiles(const AttentionParams& p, void* stream) {
   dim3 grid = grid_1d(num_tiles(p));
   grid.y = p.num_kv_heads <= 65535 ? static_cast<unsigned>(p.num_kv_heads) : 0u;
   grid.z = p.max_splits > 0 ? static_cast<unsigned>(p.max_splits) : 1u;
-  const bool vectorised = p.head_size % Vec<scalar_t>::kSize == 0 && aligned16<scalar_t>(p.k, 0) &&
-                          aligned16<scalar_t>(p.v, 0);
+  const bool vectorised =
+      p.head_size % Vec<scalar_t>::kSize == 0 && aligned16<scalar_t>(p.k, 0) && aligned16<scalar_t>(p.v, 0);
   return launch(attention_kernel<scalar_t, kHeadSize, kRowsPerWarp>, grid, dim3(kAttentionThreads),
                 AttentionShape<scalar_t, kHeadSize, kRowsPerWarp>::kSharedBytes, stream, p, vectorised);
 }

@@ -142,15 +142,17 @@ __device__ __forceinline__ void store_row(scalar_t* row, int head_size,
 // Grid: (row tiles, key/value heads, splits or 1). Block: kAttentionThreads. The number of tiles is an upper bound,
 // since only the device knows the slots' rows: blocks without a tile, or without keys in their split, leave at once.
 // A warp owns kRowsPerWarp rows. It computes their scores with one key per lane and their values with a few columns
-// per lane; rows of a group of query heads lie in one tile, so the group reads each key and value once.
+// per lane; rows of a group of query heads lie in one tile, so the group reads each key and value once. The number of
+// blocks per multiprocessor is given so that ptxas does not spill a few registers in order to fit one more.
 template <typename scalar_t, int kHeadSize, int kRowsPerWarp>
-__global__ void __launch_bounds__(kAttentionThreads) attention_kernel(AttentionParams p, bool vectorised) {
+__global__ void __launch_bounds__(kAttentionThreads, kRowsPerWarp == 8 ? 2 : 3)
+    attention_kernel(AttentionParams p, bool vectorised) {
   using Shape = AttentionShape<scalar_t, kHeadSize, kRowsPerWarp>;
   constexpr int kColumns = Shape::kColumns, kColumnGroups = Shape::kColumnGroups;
   DLMCACHE_DYNAMIC_SHARED(float, shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  float* q_tile = shared + warp * kRowsPerWarp * kHeadSize;                           // this warp's [rows][kHeadSize]
-  float* weights = shared + Shape::kRows * kHeadSize + warp * 32 * kRowsPerWarp;      // this warp's [key][rows]
+  float* q_tile = shared + warp * kRowsPerWarp * kHeadSize;                       // this warp's [rows][kHeadSize]
+  float* weights = shared + Shape::kRows * kHeadSize + warp * 32 * kRowsPerWarp;  // this warp's [key][rows]
   // The result of the splits so far. It is touched once per split, so registers would be wasted on it; each lane reads
   // back only what it has written itself.
   float* merged = shared + Shape::kRows * (kHeadSize + kAttentionKeys) + warp * kRowsPerWarp * kHeadSize;
@@ -275,8 +277,8 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_kernel(AttentionP
         float column[kColumnGroups][kColumns];
 #pragma unroll
         for (int g = 0; g < kColumnGroups; ++g) {
-          const auto loaded = *reinterpret_cast<const Packet<scalar_t, kColumns>*>(v_tile + i * kHeadSize +
-                                                                                   (g * 32 + lane) * kColumns);
+          const auto loaded =
+              *reinterpret_cast<const Packet<scalar_t, kColumns>*>(v_tile + i * kHeadSize + (g * 32 + lane) * kColumns);
 #pragma unroll
           for (int c = 0; c < kColumns; ++c) column[g][c] = to_float(loaded.element[c]);
         }
@@ -327,7 +329,8 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_kernel(AttentionP
         for (int g = 0; g < kColumnGroups; ++g) {
           Columns columns = *merged_columns(r, g);
 #pragma unroll
-          for (int c = 0; c < kColumns; ++c) columns.element[c] = merge_value(merge, columns.element[c], value[r][g][c]);
+          for (int c = 0; c < kColumns; ++c)
+            columns.element[c] = merge_value(merge, columns.element[c], value[r][g][c]);
           *merged_columns(r, g) = columns;
         }
       }

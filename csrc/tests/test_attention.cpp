@@ -1,12 +1,11 @@
 // The attention kernels, run on the host, against the CPU loops; both also against plain double arithmetic.
-#include "dlmcache/attention.h"
-
 #include <cstdint>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "cuda/portable.cuh"
+#include "dlmcache/attention.h"
 #include "dlmcache/dispatch.h"
 #include "tests/test_main.h"
 
@@ -114,7 +113,8 @@ Result exact(const Call<scalar_t>& call) {
             to_float(cache[((s * p.capacity + key) * p.num_kv_heads + kv_head) * p.head_size + d]));
       };
       for (size_t key = 0; key < score.size(); ++key) {
-        for (int64_t d = 0; d < p.head_size; ++d) score[key] += to_float(call.q[i * p.head_size + d]) * cached(call.k, key, d);
+        for (int64_t d = 0; d < p.head_size; ++d)
+          score[key] += to_float(call.q[i * p.head_size + d]) * cached(call.k, key, d);
         score[key] *= p.scale;
         largest = std::fmax(largest, score[key]);
       }
@@ -168,9 +168,7 @@ TEST(several_splits) {
   for (const DType dtype : kTypes) check_layout({{2, 1}, {300, 129}, 1, 301, 2, 2, 32}, dtype);
 }
 
-TEST(seven_query_heads_share_a_key_head) {
-  check_layout({{5, 2}, {33, 20}, 0, 40, 14, 2, 16}, DType::kFloat32);
-}
+TEST(seven_query_heads_share_a_key_head) { check_layout({{5, 2}, {33, 20}, 0, 40, 14, 2, 16}, DType::kFloat32); }
 
 TEST(head_size_64) {
   for (const DType dtype : kTypes) check_layout({{20, 9}, {70, 31}, 2, 70, 3, 3, 64}, dtype);
@@ -182,7 +180,8 @@ TEST(head_size_128) {
 }
 
 TEST(head_sizes_between_the_templates) {
-  for (const int64_t head_size : {1, 7, 40, 96, 200, 256}) check_layout({{2}, {34}, 1, 35, 1, 1, head_size}, DType::kFloat32);
+  for (const int64_t head_size : {1, 7, 40, 96, 200, 256})
+    check_layout({{2}, {34}, 1, 35, 1, 1, head_size}, DType::kFloat32);
 }
 
 TEST(more_slots_than_a_warp_has_lanes) {

@@ -12,7 +12,9 @@ constexpr int kTile = 2048;
 // Ids whose largest logit is remembered: where the argmax is looked up, and what noise cannot lift is skipped.
 constexpr int kBlock = 256;
 constexpr int kBlocks = kTile / kBlock;
-static_assert(kBlock % (4 * kLanes) == 0 && kBlock % kNoiseStep == 0);
+// Tiles are filled up to a multiple of this, so that no loop has a remainder.
+constexpr int kStep = 4 * kLanes;
+static_assert(kBlock % kStep == 0 && kStep % kNoiseStep == 0);
 
 // Above every value of gumbel_from_word (22.87).
 constexpr float kNoiseBound = 23.0f;
@@ -23,10 +25,10 @@ struct Noise {
 };
 
 // NaN is ignored here: the sum of exponentials finds it.
-float largest(const float* x) {
+float largest(const float* x, int count) {
   FloatVec best[4];
   for (int u = 0; u < 4; ++u) best[u] = load(x + u * kLanes);
-  for (int i = 0; i < kBlock; i += 4 * kLanes) {
+  for (int i = 0; i < count; i += kStep) {
     for (int u = 0; u < 4; ++u) best[u] = max(load(x + i + u * kLanes), best[u]);
   }
   float result = -INFINITY;
@@ -47,9 +49,9 @@ int load_tile(const scalar_t* logits, int width, float* tile) {
   int i = 0;
   for (; i + kLanes <= width; i += kLanes) store(tile + i, load(logits + i));
   for (; i < width; ++i) tile[i] = to_float(logits[i]);
-  const int padded = (width + kBlock - 1) / kBlock * kBlock;
+  const int padded = (width + kStep - 1) / kStep * kStep;
   for (; i < padded; ++i) tile[i] = -INFINITY;
-  return padded / kBlock;
+  return padded;
 }
 
 // Takes the suppressed ids out of the tile of ids [first_id, first_id + width).
@@ -73,28 +75,30 @@ void suppress(const VocabReduceParams& p, const Noise& noise, int64_t first_id, 
   }
 }
 
-void choose_with_noise(const float* x, const Noise& noise, int32_t first_id, VocabState& running) {
+void choose_with_noise(const float* x, int count, const Noise& noise, int32_t first_id, VocabState& running) {
   alignas(64) float noised[kBlock];
-  fill_gumbel(noise.seed, noise.step, noise.position, static_cast<uint32_t>(first_id / 4), kBlock, noised);
-  for (int i = 0; i < kBlock; i += kLanes) store(noised + i, load(x + i) + noise.temperature * load(noised + i));
-  const float best = largest(noised);
+  fill_gumbel(noise.seed, noise.step, noise.position, static_cast<uint32_t>(first_id / 4), count, noised);
+  for (int i = 0; i < count; i += kLanes) store(noised + i, load(x + i) + noise.temperature * load(noised + i));
+  const float best = largest(noised, count);
   if (!(best > -INFINITY) || best < running.choice) return;
   const int place = first_equal(noised, best);
   offer_choice(running, best, first_id + place, x[place]);
 }
 
-// Merges a tile of `blocks` blocks, -inf behind its end, into the running state of its row.
-void reduce_tile(float* tile, int blocks, int32_t first_id, const Noise& noise, bool extras, VocabState& running) {
+// Merges a tile of `size` logits (a multiple of kStep, -inf behind its end) into the running state of its row.
+void reduce_tile(float* tile, int size, int32_t first_id, const Noise& noise, bool extras, VocabState& running) {
+  const int blocks = (size + kBlock - 1) / kBlock;
+  const auto block_size = [&](int b) { return b + 1 < blocks ? kBlock : size - b * kBlock; };
   float block_max[kBlocks] = {};
   int best_block = 0;
   for (int b = 0; b < blocks; ++b) {
-    block_max[b] = largest(tile + b * kBlock);
+    block_max[b] = largest(tile + b * kBlock, block_size(b));
     if (block_max[b] > block_max[best_block]) best_block = b;
   }
   VocabState state = empty_state();
   state.max = block_max[best_block];
   if (state.max == -INFINITY) {
-    for (int i = 0; i < blocks * kBlock; ++i) {
+    for (int i = 0; i < size; ++i) {
       if (tile[i] != tile[i]) running.rest = NAN;
     }
     return;
@@ -104,10 +108,11 @@ void reduce_tile(float* tile, int blocks, int32_t first_id, const Noise& noise, 
 
   if (noise.temperature > 0.0f) {
     // The block of the largest logit first: it sets the mark that most others cannot reach with any noise.
-    choose_with_noise(tile + best_block * kBlock, noise, first_id + best_block * kBlock, running);
+    choose_with_noise(tile + best_block * kBlock, block_size(best_block), noise, first_id + best_block * kBlock,
+                      running);
     for (int b = 0; b < blocks; ++b) {
       if (b == best_block || block_max[b] + noise.temperature * kNoiseBound < running.choice) continue;
-      choose_with_noise(tile + b * kBlock, noise, first_id + b * kBlock, running);
+      choose_with_noise(tile + b * kBlock, block_size(b), noise, first_id + b * kBlock, running);
     }
   }
 
@@ -115,7 +120,7 @@ void reduce_tile(float* tile, int blocks, int32_t first_id, const Noise& noise, 
   tile[place] = -INFINITY;
   FloatVec rest[2] = {}, gap_sum[2] = {};
   const FloatVec top = broadcast(state.max), floor = broadcast(-88.0f);  // exp is 0 there, and 0 * inf would be NaN
-  for (int i = 0; i < blocks * kBlock; i += 2 * kLanes) {
+  for (int i = 0; i < size; i += 2 * kLanes) {
     for (int u = 0; u < 2; ++u) {
       const FloatVec d = load(tile + i + u * kLanes) - top;
       const FloatVec e = exp(d);
@@ -126,7 +131,7 @@ void reduce_tile(float* tile, int blocks, int32_t first_id, const Noise& noise, 
   state.rest = sum(rest[0] + rest[1]);
   if (extras) {
     state.rest_gap = sum(gap_sum[0] + gap_sum[1]);
-    block_max[best_block] = largest(tile + best_block * kBlock);
+    block_max[best_block] = largest(tile + best_block * kBlock, block_size(best_block));
     int second_block = 0;
     for (int b = 1; b < blocks; ++b) {
       if (block_max[b] > block_max[second_block]) second_block = b;
@@ -153,9 +158,9 @@ void reduce_segment(const VocabReduceParams& p, int64_t row, int64_t segment, Vo
   for (int64_t begin = segment * width; begin < end; begin += kTile) {
     const int count = static_cast<int>(end - begin < kTile ? end - begin : kTile);
     const int64_t first_id = p.chunk_begin + begin;
-    const int blocks = load_tile(logits + begin, count, tile);
+    const int size = load_tile(logits + begin, count, tile);
     suppress(p, noise, first_id, count, tile, running);
-    reduce_tile(tile, blocks, static_cast<int32_t>(first_id), noise, p.extras, running);
+    reduce_tile(tile, size, static_cast<int32_t>(first_id), noise, p.extras, running);
   }
 }
 

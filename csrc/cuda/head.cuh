@@ -72,9 +72,10 @@ __device__ __forceinline__ void add_id(VocabState& s, float logit, int32_t id) {
 // Grid: (num_rows * num_segments). Block: kThreads. One block reduces one segment of one row's chunk, reading the
 // logits once, kStep ids a thread at a time (kStep 4: any alignment; more: 16-byte loads), and merges the result into
 // the state of that row and segment; with one segment the block of the last chunk writes the row's outputs.
-// Three blocks a multiprocessor suffice to hide the latency; left alone, ptxas aims for eight and spills on sm_100.
+// Five blocks a multiprocessor (three with noise) hide the latency; left alone, ptxas aims for eight on sm_100, and
+// spills.
 template <typename scalar_t, int kThreads, bool kVectorised, bool kExtras, bool kNoise>
-__global__ void __launch_bounds__(kThreads, 3) vocab_reduce_kernel(VocabReduceParams p) {
+__global__ void __launch_bounds__(kThreads, kNoise ? 3 : 5) vocab_reduce_kernel(VocabReduceParams p) {
   constexpr int kStep = kVectorised ? Vec<scalar_t>::kSize : 4;
   static_assert(kStep % 4 == 0, "one Philox call serves four ids");
   __shared__ VocabState partial[kThreads / 32];

@@ -73,7 +73,8 @@ def first_sample_of_each_op() -> list[Sample]:
 @pytest.mark.parametrize("sample", first_sample_of_each_op(), ids=lambda sample: sample.op)
 def test_compiles_to_one_graph(sample, device):
     on_device = sample.to(device)
-    torch.compiler.reset()  # all operators are one code object, which torch compiles a few times only
+    # All operators are one code object to the compiler, of which it keeps few versions.
+    torch.compiler.reset()
     compiled = torch.compile(overload(sample), fullgraph=True, backend="aot_eager")
     for result, expected in zip(
         outputs(compiled, on_device), outputs(overload(sample), on_device), strict=True

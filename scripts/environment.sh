@@ -49,7 +49,7 @@ if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
 fi
 say "preparing .venv with $("$PYTHON" --version)"
 [ -x "$VENV_PYTHON" ] || "$PYTHON" -m venv .venv >&2
-pip() { "$VENV_PYTHON" -m pip --disable-pip-version-check --quiet "$@" >&2; }
+pip() { "$VENV_PYTHON" -m pip --disable-pip-version-check -qq "$@" >&2; }
 
 # The CPU build of torch is 0.2 GB, the CUDA build with its libraries about 3 GB: take the CUDA build only where a GPU
 # is. Asked in this order: a CPU build among what pip is configured to see, torch's index of CPU builds, the default.

@@ -122,7 +122,9 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(f"[bold]Question[/bold]  {texts[0]}", highlight=False)
     console.print(f"[bold]Answer[/bold]    {outputs[settings[0]].text[0]}\n", highlight=False)
     title = f"{len(chats)} questions, one at a time, {gen_length} positions each"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1)
+    )
     table.add_column("cache", no_wrap=True)
     table.add_column("commits", no_wrap=True)
     columns = ("right" if verified else "same text", "tokens/s", "per forward", "rows", "seconds")

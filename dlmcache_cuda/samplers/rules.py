@@ -65,7 +65,8 @@ class Threshold(CommitRule):
     """Every candidate at least this confident, and always the most confident one.
 
     Args:
-        threshold: confidence in (0, 1]. At 1 only the most confident token is committed.
+        threshold: confidence in (0, 1]. At 1 that is the most confident token alone, or all that
+            are certain.
 
     Source: Fast-dLLM (arXiv 2505.22618), section 3.3.
     """

@@ -151,10 +151,13 @@ class Build(BuildExtension):
         base = [compiler, "-O3", "-g0", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wall",
                 "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wno-psabi",
                 f"-I{CSRC}", f"-I{CSRC / 'include'}"]  # fmt: skip
+        # Baseline objects are linked first: where an inline function was compiled in several of
+        # them, the linker keeps the first, and that one must run on every processor.
         commands = []
-        for source in sorted((CSRC / "cpu").glob("*.cpp")):
-            per_arch = {"": []} if source.stem.startswith("dispatch") else CPU_ARCHS
-            for arch, flags in per_arch.items():
+        for arch, flags in {"": [], **CPU_ARCHS}.items():
+            for source in sorted((CSRC / "cpu").glob("*.cpp")):
+                if source.stem.startswith("dispatch") != (arch == ""):
+                    continue
                 target = out / f"{source.stem}{'.' + arch if arch else ''}.cpu.o"
                 define = [f"-DDLMCACHE_CPU_ARCH={arch}"] if arch else []
                 command = [*base, *flags, *define, "-c", str(source), "-o", str(target)]

@@ -3,16 +3,16 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "dlmcache/commit.h"
 #include "dlmcache/attention.h"
+#include "dlmcache/commit.h"
 #include "dlmcache/cpu_info.h"
 #include "dlmcache/head.h"
 #include "dlmcache/norm.h"
+#include "dlmcache/random.h"
 #include "dlmcache/rope_cache.h"
+#include "dlmcache/row_list.h"
 #include "dlmcache/rows.h"
 #include "dlmcache/swiglu.h"
-#include "dlmcache/row_list.h"
-#include "dlmcache/random.h"
 
 namespace dlmcache::cpu {
 

@@ -1,4 +1,5 @@
 #include "cuda/commit.cuh"
+
 #include "cuda/launch.cuh"
 
 namespace dlmcache::cuda {

@@ -1,4 +1,5 @@
 #include "cuda/head.cuh"
+
 #include "cuda/launch.cuh"
 #include "dlmcache/dispatch.h"
 

@@ -20,8 +20,8 @@ const char* launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shar
 #ifdef __CUDACC__
   // The default limit is 48 KiB; a kernel that needs more has to ask, once per function and device.
   if (shared_bytes > 48 * 1024) {
-    const cudaError_t set = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                 static_cast<int>(shared_bytes));
+    const cudaError_t set =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
     if (set != cudaSuccess) {
       (void)cudaGetLastError();
       return cudaGetErrorString(set);

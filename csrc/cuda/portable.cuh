@@ -18,7 +18,7 @@
 
 // One untyped array serves every kernel of a file: redeclaring it with another element type would be an error.
 // 128 bytes is what the strictest user (a bulk copy) needs.
-#define DLMCACHE_DYNAMIC_SHARED(T, name)                                         \
+#define DLMCACHE_DYNAMIC_SHARED(T, name)                                          \
   extern __shared__ __align__(128) unsigned char dlmcache_dynamic_shared_bytes[]; \
   T* const name = reinterpret_cast<T*>(dlmcache_dynamic_shared_bytes)
 

@@ -1,5 +1,6 @@
-#include "cuda/launch.cuh"
 #include "cuda/row_list.cuh"
+
+#include "cuda/launch.cuh"
 
 namespace dlmcache::cuda {
 

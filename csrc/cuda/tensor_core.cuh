@@ -14,8 +14,8 @@
 
 namespace dlmcache::cuda {
 
-// d[16 x 8] += a[16 x 16] b[16 x 8], scalar_t BFloat16 or Half, sums in float. With g = lane / 4 and t = lane % 4 a lane
-// holds, two neighbouring elements in each 32-bit word (the lower index in the lower half),
+// d[16 x 8] += a[16 x 16] b[16 x 8], scalar_t BFloat16 or Half, sums in float. With g = lane / 4 and t = lane % 4 a
+// lane holds, two neighbouring elements in each 32-bit word (the lower index in the lower half),
 //   a: (row g, columns 2t) (g + 8, 2t) (g, 2t + 8) (g + 8, 2t + 8)
 //   b: (rows 2t, column g) (2t + 8, g)
 //   d: (row g, column 2t) (g, 2t + 1) (g + 8, 2t) (g + 8, 2t + 1)
@@ -29,10 +29,9 @@ __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
   } else {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
   }
 #else
   emulation::mma_m16n8k16<scalar_t>(d, a, b);
@@ -69,10 +68,10 @@ __device__ __forceinline__ void ldmatrix_x4_transposed(uint32_t (&words)[4], con
 // when `valid` is false. The copies that a thread started since its last commit form a group.
 __device__ __forceinline__ void cp_async16(void* shared, const void* global, bool valid = true) {
 #ifdef __CUDACC__
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
-                   static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
-               "l"(global), "r"(valid ? 16 : 0)
-               : "memory");
+  asm volatile(
+      "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+      "l"(global), "r"(valid ? 16 : 0)
+      : "memory");
 #else
   emulation::cp_async16(shared, global, valid);
 #endif

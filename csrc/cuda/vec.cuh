@@ -46,7 +46,8 @@ __host__ __device__ inline bool aligned16(const void* pointer, int64_t stride) {
 template <typename scalar_t>
 __device__ __forceinline__ Vec<scalar_t> load_vec(const scalar_t* address) {
 #ifndef __CUDACC__
-  if (!aligned16<scalar_t>(address, 0)) emulation::fail("load_vec: misaligned address %p", static_cast<const void*>(address));
+  if (!aligned16<scalar_t>(address, 0))
+    emulation::fail("load_vec: misaligned address %p", static_cast<const void*>(address));
 #endif
   return *reinterpret_cast<const Vec<scalar_t>*>(address);
 }
@@ -54,7 +55,8 @@ __device__ __forceinline__ Vec<scalar_t> load_vec(const scalar_t* address) {
 template <typename scalar_t>
 __device__ __forceinline__ void store_vec(scalar_t* address, const Vec<scalar_t>& value) {
 #ifndef __CUDACC__
-  if (!aligned16<scalar_t>(address, 0)) emulation::fail("store_vec: misaligned address %p", static_cast<void*>(address));
+  if (!aligned16<scalar_t>(address, 0))
+    emulation::fail("store_vec: misaligned address %p", static_cast<void*>(address));
 #endif
   *reinterpret_cast<Vec<scalar_t>*>(address) = value;
 }

@@ -44,8 +44,8 @@ T wrapping_add(T a, T b) {
   inline T name(T* address, T value) {                                                            \
     return dlmcache::emulation::atomic_update(address, [=](T old) -> T { return (expression); }); \
   }
-#define DLMCACHE_EMULATION_ATOMIC_CAS(T)                                                                     \
-  inline T atomicCAS(T* address, T expected, T value) {                                                      \
+#define DLMCACHE_EMULATION_ATOMIC_CAS(T)                                                                      \
+  inline T atomicCAS(T* address, T expected, T value) {                                                       \
     return dlmcache::emulation::atomic_update(address, [=](T old) { return old == expected ? value : old; }); \
   }
 
@@ -68,9 +68,9 @@ DLMCACHE_EMULATION_ATOMIC(atomicMin, int, old < value ? old : value)
 DLMCACHE_EMULATION_ATOMIC(atomicMin, unsigned, old < value ? old : value)
 DLMCACHE_EMULATION_ATOMIC(atomicMin, long long, old < value ? old : value)
 DLMCACHE_EMULATION_ATOMIC(atomicMin, unsigned long long, old < value ? old : value)
-DLMCACHE_EMULATION_ATOMIC(atomicAnd, int, old & value)
-DLMCACHE_EMULATION_ATOMIC(atomicAnd, unsigned, old & value)
-DLMCACHE_EMULATION_ATOMIC(atomicAnd, unsigned long long, old & value)
+DLMCACHE_EMULATION_ATOMIC(atomicAnd, int, old& value)
+DLMCACHE_EMULATION_ATOMIC(atomicAnd, unsigned, old& value)
+DLMCACHE_EMULATION_ATOMIC(atomicAnd, unsigned long long, old& value)
 DLMCACHE_EMULATION_ATOMIC(atomicOr, int, old | value)
 DLMCACHE_EMULATION_ATOMIC(atomicOr, unsigned, old | value)
 DLMCACHE_EMULATION_ATOMIC(atomicOr, unsigned long long, old | value)

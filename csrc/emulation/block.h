@@ -65,8 +65,8 @@ struct Barrier {
   uint32_t num_arrived;
   const char* primitive;  // of the first thread that arrived
   SourceLine where;
-  int num_true[2];       // predicates
-  int num_threads[2];    // that took part
+  int num_true[2];        // predicates
+  int num_threads[2];     // that took part
   unsigned char sync[2];  // objects for ThreadSanitizer
 };
 
@@ -80,8 +80,8 @@ struct LaneGroup {
   const char* primitive;
   uint32_t num_bytes;  // that each of them brings
   uint32_t contributed[2];
-  uint32_t unread[2];                 // lanes that still have to look at the result
-  unsigned char sync[2][kWarpSize];   // objects for ThreadSanitizer: what each lane wrote before __syncwarp
+  uint32_t unread[2];                // lanes that still have to look at the result
+  unsigned char sync[2][kWarpSize];  // objects for ThreadSanitizer: what each lane wrote before __syncwarp
   alignas(16) unsigned char value[2][kWarpSize][kMaxExchangeBytes];
 };
 
@@ -192,7 +192,7 @@ DLMCACHE_EMULATION_INTERNAL inline void print_threads(const Block& block) {
 
 // Says what is wrong, where, and what every thread of the block is doing; then aborts.
 [[noreturn]] __attribute__((format(printf, 1, 2))) DLMCACHE_EMULATION_INTERNAL inline void fail(const char* format,
-                                                                                              ...) {
+                                                                                                ...) {
   std::fflush(stdout);
   std::fprintf(stderr, "dlmcache emulation: error: ");
   va_list arguments;

@@ -29,18 +29,18 @@ inline void __syncthreads(dlmcache::emulation::SourceLine where = dlmcache::emul
   dlmcache::emulation::wait_at_barrier(false, "__syncthreads", where);
 }
 
-inline int __syncthreads_count(int predicate, dlmcache::emulation::SourceLine where =
-                                                  dlmcache::emulation::SourceLine::current()) {
+inline int __syncthreads_count(int predicate,
+                               dlmcache::emulation::SourceLine where = dlmcache::emulation::SourceLine::current()) {
   return dlmcache::emulation::wait_at_barrier(predicate != 0, "__syncthreads_count", where).num_true;
 }
 
-inline int __syncthreads_or(int predicate, dlmcache::emulation::SourceLine where =
-                                               dlmcache::emulation::SourceLine::current()) {
+inline int __syncthreads_or(int predicate,
+                            dlmcache::emulation::SourceLine where = dlmcache::emulation::SourceLine::current()) {
   return dlmcache::emulation::wait_at_barrier(predicate != 0, "__syncthreads_or", where).num_true > 0;
 }
 
-inline int __syncthreads_and(int predicate, dlmcache::emulation::SourceLine where =
-                                                dlmcache::emulation::SourceLine::current()) {
+inline int __syncthreads_and(int predicate,
+                             dlmcache::emulation::SourceLine where = dlmcache::emulation::SourceLine::current()) {
   const auto result = dlmcache::emulation::wait_at_barrier(predicate != 0, "__syncthreads_and", where);
   return result.num_true == result.num_threads;
 }

@@ -22,8 +22,8 @@
 #include "emulation/launch.h"
 #include "emulation/warp_primitives.h"
 
-#define DLMCACHE_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                              \
-  (static_cast<void>(stream),                                                                                        \
+#define DLMCACHE_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                             \
+  (static_cast<void>(stream),                                                                                       \
    ::dlmcache::emulation::launch_kernel(#kernel, ::dlmcache::emulation::SourceLine::current(), kernel, grid, block, \
                                         shared_bytes __VA_OPT__(, ) __VA_ARGS__))
 

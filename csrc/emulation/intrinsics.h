@@ -62,7 +62,7 @@ inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b)
 }
 
 // min and max as CUDA overloads them in the global namespace: mixed signedness is compared as unsigned.
-#define DLMCACHE_EMULATION_MIN_MAX(T, A, B)                                                \
+#define DLMCACHE_EMULATION_MIN_MAX(T, A, B)                                                                           \
   constexpr T min(A a, B b) { return static_cast<T>(a) < static_cast<T>(b) ? static_cast<T>(a) : static_cast<T>(b); } \
   constexpr T max(A a, B b) { return static_cast<T>(a) > static_cast<T>(b) ? static_cast<T>(a) : static_cast<T>(b); }
 DLMCACHE_EMULATION_MIN_MAX(int, int, int)
@@ -126,8 +126,9 @@ inline int __float2int_ru(float x) { return static_cast<int>(ceilf(x)); }
 inline float __int2float_rn(int x) { return static_cast<float>(x); }
 inline float __uint2float_rn(unsigned x) { return static_cast<float>(x); }
 
-// ------------------------------------------------------------------------------------------- loads and stores with hints
-// A hint changes no value. __ldg is only right for memory that nobody writes during the kernel, which is not checked.
+// ------------------------------------------------------------------------------------------- loads and stores with
+// hints A hint changes no value. __ldg is only right for memory that nobody writes during the kernel, which is not
+// checked.
 
 template <typename T>
 T __ldg(const T* address) {

@@ -124,7 +124,8 @@ inline void check_launch(const Launch& launch) {
   if (grid.x > kMaxGridDimX) reject("more than 2^31 - 1 blocks along x");
   if (grid.y > kMaxGridDimYZ || grid.z > kMaxGridDimYZ) reject("more than 65535 blocks along y or z");
   if (block.z > kMaxBlockDimZ) reject("more than 64 threads along z");
-  if (uint64_t{block.x} * block.y > kMaxThreadsPerBlock || uint64_t{block.x} * block.y * block.z > kMaxThreadsPerBlock) {
+  if (uint64_t{block.x} * block.y > kMaxThreadsPerBlock ||
+      uint64_t{block.x} * block.y * block.z > kMaxThreadsPerBlock) {
     reject("more than 1024 threads in a block");
   }
   if (launch.shared_bytes > kMaxDynamicSharedBytes) reject("more than 227 KiB of dynamic shared memory");

@@ -84,8 +84,7 @@ inline Vote vote(uint32_t mask, int predicate, const char* primitive, SourceLine
 
 }  // namespace dlmcache::emulation
 
-#define DLMCACHE_EMULATION_WHERE \
-  ::dlmcache::emulation::SourceLine where = ::dlmcache::emulation::SourceLine::current()
+#define DLMCACHE_EMULATION_WHERE ::dlmcache::emulation::SourceLine where = ::dlmcache::emulation::SourceLine::current()
 
 inline void __syncwarp(unsigned mask = 0xffffffffu, DLMCACHE_EMULATION_WHERE) {
   dlmcache::emulation::WarpMeeting meeting(mask, "__syncwarp", 0, where);
@@ -98,9 +97,8 @@ inline void __syncwarp(unsigned mask = 0xffffffffu, DLMCACHE_EMULATION_WHERE) {
 template <typename T>
   requires dlmcache::emulation::ShuffleArithmetic<T> || dlmcache::emulation::ShuffleHalf<T>
 auto __shfl_sync(unsigned mask, T value, int source, int width = 32, DLMCACHE_EMULATION_WHERE) {
-  return dlmcache::emulation::shuffle(mask, value, width, "__shfl_sync", where, [=](int lane) {
-    return (lane & ~(width - 1)) | (source & (width - 1));
-  });
+  return dlmcache::emulation::shuffle(mask, value, width, "__shfl_sync", where,
+                                      [=](int lane) { return (lane & ~(width - 1)) | (source & (width - 1)); });
 }
 
 template <typename T>
@@ -164,10 +162,9 @@ unsigned __match_any_sync(unsigned mask, T value, DLMCACHE_EMULATION_WHERE) {
 
 // -------------------------------------------------------------------------------------------------------- reductions
 
-#define DLMCACHE_EMULATION_REDUCE(name, T, expression)                             \
-  inline T name(unsigned mask, T value, DLMCACHE_EMULATION_WHERE) {                \
-    return dlmcache::emulation::reduce(mask, value, #name, where,                  \
-                                       [](T a, T b) -> T { return (expression); }); \
+#define DLMCACHE_EMULATION_REDUCE(name, T, expression)                                                         \
+  inline T name(unsigned mask, T value, DLMCACHE_EMULATION_WHERE) {                                            \
+    return dlmcache::emulation::reduce(mask, value, #name, where, [](T a, T b) -> T { return (expression); }); \
   }
 
 DLMCACHE_EMULATION_REDUCE(__reduce_add_sync, unsigned, a + b)
@@ -177,7 +174,7 @@ DLMCACHE_EMULATION_REDUCE(__reduce_min_sync, unsigned, a < b ? a : b)
 DLMCACHE_EMULATION_REDUCE(__reduce_min_sync, int, a < b ? a : b)
 DLMCACHE_EMULATION_REDUCE(__reduce_max_sync, unsigned, a > b ? a : b)
 DLMCACHE_EMULATION_REDUCE(__reduce_max_sync, int, a > b ? a : b)
-DLMCACHE_EMULATION_REDUCE(__reduce_and_sync, unsigned, a & b)
+DLMCACHE_EMULATION_REDUCE(__reduce_and_sync, unsigned, a& b)
 DLMCACHE_EMULATION_REDUCE(__reduce_or_sync, unsigned, a | b)
 DLMCACHE_EMULATION_REDUCE(__reduce_xor_sync, unsigned, a ^ b)
 

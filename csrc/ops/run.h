@@ -22,8 +22,7 @@ void run_cpu(void (*rows)(const Params&, int64_t, int64_t), const Params& params
     rows(params, 0, num_rows);
     return;
   }
-  torch::stable::parallel_for(0, num_rows, grain,
-                              [&](int64_t begin, int64_t end) { rows(params, begin, end); });
+  torch::stable::parallel_for(0, num_rows, grain, [&](int64_t begin, int64_t end) { rows(params, begin, end); });
 }
 
 #ifdef DLMCACHE_WITH_CUDA

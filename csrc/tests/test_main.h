@@ -109,8 +109,9 @@ inline bool check_near(double a, double b, double tolerance, const char* a_text,
                        int line) {
   const bool holds = a == b || (std::isnan(a) && std::isnan(b)) || std::fabs(a - b) <= tolerance;
   if (!holds) {
-    report(file, line, std::string("CHECK_NEAR(") + a_text + ", " + b_text + "): " + to_text(a) + " and " + to_text(b) +
-                           " differ by " + to_text(std::fabs(a - b)) + ", more than " + to_text(tolerance));
+    report(file, line,
+           std::string("CHECK_NEAR(") + a_text + ", " + b_text + "): " + to_text(a) + " and " + to_text(b) +
+               " differ by " + to_text(std::fabs(a - b)) + ", more than " + to_text(tolerance));
   }
   return holds;
 }
@@ -142,18 +143,18 @@ inline int run_tests(int argc, char** argv) {
 
 }  // namespace dlmcache::testing
 
-#define TEST(name)                                                                                      \
-  static void test_##name();                                                                            \
+#define TEST(name)                                                                                                  \
+  static void test_##name();                                                                                        \
   [[maybe_unused]] static const bool is_registered_##name = ::dlmcache::testing::register_test(#name, test_##name); \
   static void test_##name()
 
 #define CHECK(...) ::dlmcache::testing::check(static_cast<bool>(__VA_ARGS__), #__VA_ARGS__, __FILE__, __LINE__)
 #define CHECK_EQ(a, b) ::dlmcache::testing::check_eq((a), (b), #a, #b, __FILE__, __LINE__)
-#define CHECK_NEAR(a, b, tolerance)                                                                                 \
+#define CHECK_NEAR(a, b, tolerance)                                                                                   \
   ::dlmcache::testing::check_near(static_cast<double>(a), static_cast<double>(b), static_cast<double>(tolerance), #a, \
                                   #b, __FILE__, __LINE__)
-#define REQUIRE(...) \
-  do {               \
+#define REQUIRE(...)                                                 \
+  do {                                                               \
     if (!CHECK(__VA_ARGS__)) throw ::dlmcache::testing::EndOfTest{}; \
   } while (false)
 

@@ -11,8 +11,8 @@
 
 namespace {
 
-using dlmcache::cuda::argmax_identity;
 using dlmcache::cuda::ArgMax;
+using dlmcache::cuda::argmax_identity;
 using dlmcache::cuda::better;
 using dlmcache::cuda::kReduceScratch;
 
@@ -71,7 +71,8 @@ void check_block_reductions() {
   std::vector<int64_t> wide_sums(kCount);
   std::vector<ArgMax> winners(kCount);
   std::mt19937 random(kThreads);
-  for (float& value : in) value = static_cast<float>(static_cast<int>(random() % 64) - 100) / 64.0f;  // exact sums, ties
+  for (float& value : in)
+    value = static_cast<float>(static_cast<int>(random() % 64) - 100) / 64.0f;  // exact sums, ties
   DLMCACHE_LAUNCH(block_reduce_kernel<kThreads>, kBlocks, kThreads, 0, nullptr, in.data(), sums.data(), maxima.data(),
                   wide_sums.data(), winners.data());
   for (int b = 0; b < kBlocks; ++b) {

@@ -124,7 +124,8 @@ __global__ void pipelined_gemm_kernel(const scalar_t* a, const scalar_t* b, floa
     scalar_t* tile = tiles + stage * kStage + row * kDepth + column;
     const bool valid = first_row + row < num_rows;
     dlmcache::cuda::cp_async16(tile, a + static_cast<int64_t>(valid ? first_row + row : 0) * depth + k + column, valid);
-    dlmcache::cuda::cp_async16(tile + kTile * kDepth, b + static_cast<int64_t>(first_column + row) * depth + k + column);
+    dlmcache::cuda::cp_async16(tile + kTile * kDepth,
+                               b + static_cast<int64_t>(first_column + row) * depth + k + column);
     dlmcache::cuda::cp_async_commit();
   };
 
@@ -144,8 +145,7 @@ __global__ void pipelined_gemm_kernel(const scalar_t* a, const scalar_t* b, floa
     dlmcache::cuda::ldmatrix_x4(fragment_a, tile_a + (warp * 16 + lane % 16) * kDepth + lane / 16 * 8);
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      dlmcache::cuda::ldmatrix_x4(fragment_b,
-                                  tile_b + (j * 16 + lane % 8 + lane / 16 * 8) * kDepth + lane / 8 % 2 * 8);
+      dlmcache::cuda::ldmatrix_x4(fragment_b, tile_b + (j * 16 + lane % 8 + lane / 16 * 8) * kDepth + lane / 8 % 2 * 8);
       const uint32_t left[2] = {fragment_b[0], fragment_b[1]}, right[2] = {fragment_b[2], fragment_b[3]};
       dlmcache::cuda::mma_m16n8k16<scalar_t>(sum[2 * j], fragment_a, left);
       dlmcache::cuda::mma_m16n8k16<scalar_t>(sum[2 * j + 1], fragment_a, right);
@@ -154,7 +154,8 @@ __global__ void pipelined_gemm_kernel(const scalar_t* a, const scalar_t* b, floa
   }
   for (int j = 0; j < 8; ++j) {
     for (int i = 0; i < 4; ++i) {
-      const int row = first_row + warp * 16 + lane / 4 + i / 2 * 8, column = first_column + j * 8 + lane % 4 * 2 + i % 2;
+      const int row = first_row + warp * 16 + lane / 4 + i / 2 * 8,
+                column = first_column + j * 8 + lane % 4 * 2 + i % 2;
       if (row < num_rows) out[static_cast<int64_t>(row) * num_columns + column] = sum[j][i];
     }
   }
@@ -201,10 +202,10 @@ TEST(a_copy_is_visible_only_after_its_wait) {
   alignas(16) const float in[4] = {1.0f, 2.0f, 3.0f, 4.0f};
   float out[4] = {};
   DLMCACHE_LAUNCH(early_read_kernel, 1, 1, 0, nullptr, in, out);
-  CHECK_NEAR(out[0], NAN, 0);   // under way
-  CHECK_EQ(out[1], 4.0f);       // the older group has arrived
-  CHECK_NEAR(out[2], NAN, 0);   // the younger one has not
-  CHECK_EQ(out[3], 0.0f);       // not valid: zeros
+  CHECK_NEAR(out[0], NAN, 0);  // under way
+  CHECK_EQ(out[1], 4.0f);      // the older group has arrived
+  CHECK_NEAR(out[2], NAN, 0);  // the younger one has not
+  CHECK_EQ(out[3], 0.0f);      // not valid: zeros
 }
 
 }  // namespace

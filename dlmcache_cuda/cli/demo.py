@@ -139,7 +139,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"{result['right']}/{len(chats)}",
             f"{result['tokens_per_second']:.0f}",
             f"{result['tokens_per_forward']:.2f}",
-            f"{100 * result['rows_relative']:.1f} %",
+            f"{100 * result['rows_relative']:.3g} %",
             f"{result['seconds']:.2f}",
             f"{result['speed_up']:.1f}x",
         )

@@ -18,26 +18,26 @@
 namespace dlmcache {
 
 struct AttentionParams {
-  DType dtype;              // of q, k, v and out
-  int64_t num_rows;         // R
-  int64_t num_heads;        // H, a multiple of num_kv_heads
-  int64_t num_kv_heads;     // Hkv
-  int64_t head_size;        // D
-  int64_t num_slots;        // S
-  int64_t capacity;         // positions of a slot
-  float scale;              // of the scores
-  const void* q;            // [R, H, D]
-  const void* k;            // [S * capacity, Hkv, D]
-  const void* v;            // [S * capacity, Hkv, D]
-  const int64_t* cu_rows;   // [S + 1], ascending from 0; rows from cu_rows[S] on are unused
-  const int64_t* kv_lens;   // [S] in [0, capacity]
-  void* out;                // [R, H, D]; zeros for unused rows and for rows without keys
-  float* lse;               // [R, H] or nullptr; 0 for unused rows, -inf for rows without keys
+  DType dtype;             // of q, k, v and out
+  int64_t num_rows;        // R
+  int64_t num_heads;       // H, a multiple of num_kv_heads
+  int64_t num_kv_heads;    // Hkv
+  int64_t head_size;       // D
+  int64_t num_slots;       // S
+  int64_t capacity;        // positions of a slot
+  float scale;             // of the scores
+  const void* q;           // [R, H, D]
+  const void* k;           // [S * capacity, Hkv, D]
+  const void* v;           // [S * capacity, Hkv, D]
+  const int64_t* cu_rows;  // [S + 1], ascending from 0; rows from cu_rows[S] on are unused
+  const int64_t* kv_lens;  // [S] in [0, capacity]
+  void* out;               // [R, H, D]; zeros for unused rows and for rows without keys
+  float* lse;              // [R, H] or nullptr; 0 for unused rows, -inf for rows without keys
 
   // Scratch for partial results, used when the splits of a tile are computed by different workers: max_splits > 0.
-  int64_t max_splits;       // splits that one row may have, 0: a worker computes all splits of its tile
-  float* partial_values;    // [R, H, max_splits, D]
-  float* partial_stats;     // [R, H, max_splits, 2]: maximum, sum
+  int64_t max_splits;     // splits that one row may have, 0: a worker computes all splits of its tile
+  float* partial_values;  // [R, H, max_splits, D]
+  float* partial_stats;   // [R, H, max_splits, 2]: maximum, sum
 
   // CPU only: work items per key/value head before each slot, [S + 1].
   const int64_t* item_start;

@@ -8,15 +8,15 @@
 namespace dlmcache {
 
 struct RmsNormParams {
-  DType dtype;                // of x, weight and out
-  int64_t num_rows;           // R: rows written
-  int64_t width;              // W
+  DType dtype;       // of x, weight and out
+  int64_t num_rows;  // R: rows written
+  int64_t width;     // W
   float eps;
-  const void* x;              // [*, width], rows x_stride elements apart
+  const void* x;  // [*, width], rows x_stride elements apart
   int64_t x_stride;
-  const void* weight;         // [width]
-  const int64_t* row_index;   // [num_rows] or nullptr: row r of the result is row r of x; -1 marks an unused entry
-  void* out;                  // [num_rows, width], contiguous; rows of unused entries are zeros
+  const void* weight;        // [width]
+  const int64_t* row_index;  // [num_rows] or nullptr: row r of the result is row r of x; -1 marks an unused entry
+  void* out;                 // [num_rows, width], contiguous; rows of unused entries are zeros
 };
 
 namespace cpu {

@@ -21,11 +21,11 @@ from dlmcache_cuda.assets.questions import SPLITS, check_answer, check_final, ma
 # Vanilla over the whole response as one block comes first: the others are compared with it.
 SETTINGS = [
     {"cache": "none", "block_length": None, "threshold": None},
-    *(
-        {"cache": cache, "block_length": BLOCK_LENGTH, "threshold": threshold}
-        for threshold in (None, THRESHOLD)
-        for cache in ("none", "prefix", "dual")
-    ),
+    {"cache": "none", "block_length": None, "threshold": THRESHOLD},
+    {"cache": "prefix", "block_length": BLOCK_LENGTH, "threshold": None},
+    {"cache": "dual", "block_length": BLOCK_LENGTH, "threshold": None},
+    {"cache": "prefix", "block_length": BLOCK_LENGTH, "threshold": THRESHOLD},
+    {"cache": "dual", "block_length": BLOCK_LENGTH, "threshold": THRESHOLD},
 ]
 
 
@@ -62,13 +62,13 @@ def measure(model, split: str, setting: dict, count: int, seed: int, vanilla, ad
 
 def table(results: dict[str, dict]) -> str:
     lines = [
-        "| setting | exact | final word | equal to vanilla | forwards per answer | rows |",
-        "|---|---|---|---|---|---|",
+        "| setting | questions | exact | final word | equal to vanilla | forwards per answer | rows |",
+        "|---|---|---|---|---|---|---|",
     ]
     for key, result in results.items():
         vanilla = results[key_of(key.split(":")[0], SETTINGS[0])]
         lines.append(
-            f"| {key} | {100 * result['exact'] / result['questions']:.1f} % "
+            f"| {key} | {result['questions']} | {100 * result['exact'] / result['questions']:.1f} % "
             f"| {100 * result['final'] / result['questions']:.1f} % "
             f"| {100 * result['equal_to_vanilla'] / result['questions']:.1f} % "
             f"| {result['forwards_per_sequence']:.1f} "
@@ -79,12 +79,14 @@ def table(results: dict[str, dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
-    parser.add_argument("--questions", type=int, default=500)
+    parser.add_argument("--questions", type=int, default=500, help="of the held-out split")
+    parser.add_argument("--hard-questions", type=int, default=150, help="of the hard split")
     parser.add_argument("--seed", type=int, default=77)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("build/bench/accuracy.json"))
     arguments = parser.parse_args()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    counts = {"heldout": arguments.questions, "hard": arguments.hard_questions}
     partial = arguments.out.with_suffix(f".{arguments.questions}.{arguments.seed}.partial.json")
     results = json.loads(partial.read_text()) if partial.exists() else {}
     model = dlmcache_cuda.load(device=arguments.device)
@@ -92,16 +94,16 @@ def main() -> None:
         for split in SPLITS:
             for setting in SETTINGS:
                 key = key_of(split, setting)
-                task = progress.add_task(key, total=arguments.questions)
+                task = progress.add_task(key, total=counts[split])
                 if key in results:
-                    progress.update(task, completed=arguments.questions)
+                    progress.update(task, completed=counts[split])
                     continue
                 vanilla = results.get(key_of(split, SETTINGS[0]), {}).get("responses")
                 results[key] = measure(
                     model,
                     split,
                     setting,
-                    arguments.questions,
+                    counts[split],
                     arguments.seed,
                     vanilla,
                     lambda task=task: progress.advance(task),

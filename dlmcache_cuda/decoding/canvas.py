@@ -24,8 +24,7 @@ class Canvas:
         self.capacity = capacity
         self.guided = guided
         self.mask_id = model.mask_token_id
-        # Where nothing ends a text, nothing is padded either; idle entries just need some token.
-        self.pad_id = model.mask_token_id if model.pad_token_id is None else model.pad_token_id
+        self.pad_id = model.pad_token_id
         self.network_slots = 2 * num_slots if guided else num_slots
         device = model.device
         entries = num_slots * capacity

@@ -266,7 +266,7 @@ class Decoder:
             prompt_ids=slot.prompt_ids,
             ids=ids,
             visible_ids=visible,
-            text=self._text(visible),
+            text=self.model.decode_text(visible),
             commit_step=canvas.commit_step[generated].cpu().clone(),
             confidence=canvas.log_confidence[generated].exp().cpu(),
             forwards=slot.step,
@@ -275,13 +275,6 @@ class Decoder:
             refreshes=slot.refreshes,
             stop_reason=reason,
         )
-
-    def _text(self, ids: Tensor) -> str | None:
-        try:
-            tokenizer = self.model.tokenizer
-        except FileNotFoundError:
-            return None
-        return tokenizer.decode(ids.tolist(), skip_special_tokens=True)
 
 
 def _id_tensor(ids: Sequence[int], device: torch.device) -> Tensor | None:

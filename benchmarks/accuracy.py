@@ -62,18 +62,17 @@ def measure(model, split: str, setting: dict, count: int, seed: int, vanilla, ad
 
 def table(results: dict[str, dict]) -> str:
     lines = [
-        "| setting | questions | exact | final word | equal to vanilla | forwards per answer | rows |",
+        "| setting | questions | exact | final word | equal to vanilla | forwards | rows |",
         "|---|---|---|---|---|---|---|",
     ]
     for key, result in results.items():
         vanilla = results[key_of(key.split(":")[0], SETTINGS[0])]
-        lines.append(
-            f"| {key} | {result['questions']} | {100 * result['exact'] / result['questions']:.1f} % "
-            f"| {100 * result['final'] / result['questions']:.1f} % "
-            f"| {100 * result['equal_to_vanilla'] / result['questions']:.1f} % "
-            f"| {result['forwards_per_sequence']:.1f} "
-            f"| {100 * result['rows_computed'] / vanilla['rows_computed']:.1f} % |"
-        )
+        count = result["questions"]
+        rows = result["rows_computed"] / vanilla["rows_computed"]
+        shares = (result["exact"], result["final"], result["equal_to_vanilla"])
+        cells = [key, str(count), *(f"{100 * share / count:.1f} %" for share in shares)]
+        cells += [f"{result['forwards_per_sequence']:.1f}", f"{100 * rows:.1f} %"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

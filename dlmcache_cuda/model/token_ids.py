@@ -24,7 +24,7 @@ class KnownCheckpoints:
     """Ids of published checkpoints whose config leaves some out, and the facts that tell them."""
 
     names: str
-    model_type: str
+    model_types: tuple[str, ...]
     vocab_size: int
     n_layers: int
     d_model: int
@@ -36,13 +36,13 @@ KNOWN_CHECKPOINTS = (
     # Their config names 126081 <|endoftext|> (end and padding) and 126336 <|mdm_mask|>. Chat
     # answers end with 126348 <|eot_id|>, which only tokenizer.json and LLaDA's generate.py know.
     KnownCheckpoints(
-        "LLaDA-8B-Base, LLaDA-8B-Instruct, LLaDA-1.5", "llada", 126464, 32, 4096,
+        "LLaDA-8B-Base, LLaDA-8B-Instruct, LLaDA-1.5", ("llada",), 126464, 32, 4096,
         mask=126336, end=(126081, 126348),
     ),
     # No mask_token_id in the config: 5 is <[MASK]> in its tokenizer.json and mask_id in LLaDA's
-    # generate.py. The config has the end id.
+    # generate.py. The config has the end id. Copies in LLaDA's own layout call themselves llada.
     KnownCheckpoints(
-        "iLLaDA-8B-Base, iLLaDA-8B-Instruct", "illada", 155136, 32, 4096,
+        "iLLaDA-8B-Base, iLLaDA-8B-Instruct", ("illada", "llada"), 155136, 32, 4096,
         mask=5, end=(),
     ),
 )  # fmt: skip
@@ -96,8 +96,9 @@ def resolve_token_ids(
 
 def _known(config: LladaConfig) -> KnownCheckpoints | None:
     for known in KNOWN_CHECKPOINTS:
-        facts = (known.model_type, known.vocab_size, known.n_layers, known.d_model)
-        if facts == (config.model_type, config.vocab_size, config.n_layers, config.d_model):
+        sizes = (known.vocab_size, known.n_layers, known.d_model)
+        same_sizes = sizes == (config.vocab_size, config.n_layers, config.d_model)
+        if same_sizes and config.model_type in known.model_types:
             return known
     return None
 

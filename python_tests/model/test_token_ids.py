@@ -47,6 +47,9 @@ def test_table_fills_what_the_config_leaves_out():
     assert resolve_token_ids(config, "here") == TokenIds(126336, (126081, 126348), 126081)
     config = LladaConfig.from_dict(ILLADA_8B)
     assert resolve_token_ids(config, "here") == TokenIds(5, (2,), 2)
+    sizes = {**LLADA_8B, "vocab_size": 155136, "embedding_size": 155136}
+    config = llada(**sizes, mask_token_id=None, eos_token_id=2, pad_token_id=None)
+    assert resolve_token_ids(config, "here") == TokenIds(5, (2,), 2)
 
 
 def test_user_wins():

@@ -21,7 +21,7 @@ def python_blocks(path: Path) -> list[str]:
 
 
 def test_the_policy_of_add_a_policy_works(monkeypatch):
-    monkeypatch.setattr(registry, "_POLICIES", dict(registry._POLICIES))
+    monkeypatch.setattr(registry, "_POLICIES", registry.available_policies())
     (block,) = python_blocks(ROOT / "docs/add_a_policy.md")
     module = types.ModuleType("dlmcache_cuda.policies.vicinity")
     monkeypatch.setitem(sys.modules, module.__name__, module)

@@ -132,20 +132,25 @@ inline FloatVec round_to_nearest(FloatVec v) {
   return (v + magic) - magic;
 }
 
-// e^x to about one unit in the last place; 0 below -87.3 (no subnormals), +inf above 88.7, NaN stays NaN.
-inline FloatVec exp(FloatVec x) {
-  const FloatVec low = broadcast(-87.33654f), high = broadcast(88.72283f);
-  const FloatVec clamped = x < low ? low : (x > high ? high : x);
-  const FloatVec n = round_to_nearest(clamped * 1.44269504f);
+// e^(x - n ln 2) for the n that brings the argument into [-ln 2 / 2, ln 2 / 2].
+inline FloatVec exp_remainder(FloatVec x, FloatVec n) {
   // x - n ln 2 in two steps keeps the reduced argument exact to fp32.
-  const FloatVec r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
+  const FloatVec r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
   FloatVec poly = broadcast(1.9875691500e-4f);
   poly = poly * r + 1.3981999507e-3f;
   poly = poly * r + 8.3334519073e-3f;
   poly = poly * r + 4.1665795894e-2f;
   poly = poly * r + 1.6666665459e-1f;
   poly = poly * r + 5.0000001201e-1f;
-  const FloatVec mantissa = poly * r * r + r + 1.0f;
+  return poly * r * r + r + 1.0f;
+}
+
+// e^x to about one unit in the last place; 0 below -87.3 (no subnormals), +inf above 88.7, NaN stays NaN.
+inline FloatVec exp(FloatVec x) {
+  const FloatVec low = broadcast(-87.33654f), high = broadcast(88.72283f);
+  const FloatVec clamped = x < low ? low : (x > high ? high : x);
+  const FloatVec n = round_to_nearest(clamped * 1.44269504f);
+  const FloatVec mantissa = exp_remainder(clamped, n);
   // Two half-sized powers of two: 2^n itself overflows at n = 128 although the product does not.
   const IntVec exponent = __builtin_convertvector(n, IntVec);
   const IntVec half_exponent = exponent >> 1;
@@ -164,14 +169,7 @@ inline FloatVec exp_nonpositive(FloatVec x) {
   const FloatVec magic = broadcast(12582912.0f + 127.0f);
   const FloatVec shifted = x * 1.44269504f + magic;
   const FloatVec n = shifted - magic;
-  const FloatVec r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-  FloatVec poly = broadcast(1.9875691500e-4f);
-  poly = poly * r + 1.3981999507e-3f;
-  poly = poly * r + 8.3334519073e-3f;
-  poly = poly * r + 4.1665795894e-2f;
-  poly = poly * r + 1.6666665459e-1f;
-  poly = poly * r + 5.0000001201e-1f;
-  const FloatVec mantissa = poly * r * r + r + 1.0f;
+  const FloatVec mantissa = exp_remainder(x, n);
   UintVec bits;
   memcpy(&bits, &shifted, sizeof(bits));
   bits <<= 23;

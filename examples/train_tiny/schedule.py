@@ -45,8 +45,8 @@ class Plan:
 
 
 UP_TO_EIGHT = (2, 3, 4, 5, 6, 7, 8)
-# Short questions first, since lookups are learned fastest there. Lists of more than twelve facts,
-# as the hard split has them, are one batch in ten until the last stage.
+# Short questions first, since lookups are learned fastest there. Lists of more than twelve facts
+# are one batch in ten until the last stage; none is as long as those of the hard split.
 PLAN = Plan(
     stages=(
         Stage(0.22, (1, 2), (4, 6), 26),

@@ -29,15 +29,18 @@ sys.exit(0 if at_least("torch", 2, 11) and at_least("transformers", 5, 17) else 
 PY
 }
 
-if [ "${DLMCACHE_VENV:-}" = 0 ]; then
-  say "using $PYTHON as it is (DLMCACHE_VENV=0)"
+# Nothing is installed into an interpreter that is not ours; what the targets will miss is named instead.
+take_as_it_is() {
+  say "using $PYTHON $1; nothing is installed"
+  for module in rich pytest pytest_timeout hypothesis numpy ninja; do
+    "$PYTHON" -c "import $module" 2>/dev/null || say "note: it has no $module (DLMCACHE_VENV=1 makes an own environment)"
+  done
   echo "$PYTHON"
   exit 0
-fi
+}
+[ "${DLMCACHE_VENV:-}" != 0 ] || take_as_it_is "as it is (DLMCACHE_VENV=0)"
 if [ "${DLMCACHE_VENV:-}" != 1 ] && [ ! -d .venv ] && usable "$PYTHON"; then
-  say "using $PYTHON, which has torch and transformers; nothing is installed"
-  echo "$PYTHON"
-  exit 0
+  take_as_it_is "which has torch and transformers"
 fi
 
 VENV_PYTHON=$PWD/.venv/bin/python

@@ -32,7 +32,7 @@ PY
 # Nothing is installed into an interpreter that is not ours; what the targets will miss is named instead.
 take_as_it_is() {
   say "using $PYTHON $1; nothing is installed"
-  for module in rich pytest pytest_timeout hypothesis numpy ninja; do
+  for module in torch transformers rich pytest pytest_timeout hypothesis numpy ninja; do
     "$PYTHON" -c "import $module" 2>/dev/null || say "note: it has no $module (DLMCACHE_VENV=1 makes an own environment)"
   done
   echo "$PYTHON"

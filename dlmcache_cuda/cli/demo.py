@@ -128,7 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
     table.add_column("cache", no_wrap=True)
     table.add_column("commits", no_wrap=True)
     columns = ("right" if verified else "same text", "tokens/s", "per forward", "rows", "seconds")
-    for column in (*columns, "speed-up"):
+    for column in (*columns, "speed"):
         table.add_column(column, justify="right", no_wrap=True)
     for setting, result in zip(settings, results, strict=True):
         if setting.cache == "none" and setting.threshold is not None:
@@ -147,7 +147,7 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(
         "commits: tokens per step, or the confidence from which a token is committed. tokens/s and "
         "tokens per forward count what stands before the end of the text. rows: rows computed. "
-        "rows and speed-up are against the first line.",
+        "rows and speed are against the first line.",
         highlight=False,
     )
     return 0

@@ -126,8 +126,9 @@ inline int __float2int_ru(float x) { return static_cast<int>(ceilf(x)); }
 inline float __int2float_rn(int x) { return static_cast<float>(x); }
 inline float __uint2float_rn(unsigned x) { return static_cast<float>(x); }
 
-// ------------------------------------------------------------------------------------------- loads and stores with
-// hints A hint changes no value. __ldg is only right for memory that nobody writes during the kernel, which is not
+// -------------------------------------------------------------------------------------- loads and stores with hints
+
+// A hint changes no value. __ldg is only right for memory that nobody writes during the kernel, which is not
 // checked.
 
 template <typename T>

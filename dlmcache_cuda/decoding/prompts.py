@@ -21,9 +21,9 @@ def tokenize_prompts(model: Llada, prompts: Any, gen_length: int) -> list[Tensor
 
     Strings are encoded as they are, chats through the checkpoint's chat template.
     """
+    several, items = _split(prompts)
     ids = [
         _to_ids(model, prompt, f"prompts[{index}]" if several else "prompts")
-        for several, items in [_split(prompts)]
         for index, prompt in enumerate(items)
     ]
     for index, prompt_ids in enumerate(ids):

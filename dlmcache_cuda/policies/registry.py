@@ -7,7 +7,6 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Callable
-from dataclasses import fields
 
 from dlmcache_cuda.policies.base import CachePolicy, PolicyConfig
 
@@ -62,8 +61,3 @@ def make_policy(cache: str | PolicyConfig) -> CachePolicy:
         f"cache must be a name ({', '.join(policies)}) or the config object of a policy, "
         f"got {type(cache).__name__}"
     )
-
-
-def describe_config(policy: type[CachePolicy]) -> str:
-    """The settings of a policy and their defaults, for help texts."""
-    return ", ".join(f"{field.name}={field.default!r}" for field in fields(policy.Config))

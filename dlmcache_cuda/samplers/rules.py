@@ -53,7 +53,7 @@ class FixedK(CommitRule):
     def num_commit(self, step_in_block: int, block_masks: int) -> int:
         if step_in_block >= self.steps_per_block:
             return 0
-        return num_transfer_tokens(block_masks, self.steps_per_block)[step_in_block]
+        return num_transfer_tokens(block_masks, self.steps_per_block, step_in_block)
 
     @property
     def bounded(self) -> bool:

@@ -8,17 +8,16 @@ rows for a number of steps, as in dKV-Cache.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from .elastic import attention_similarity, elastic_loop, most_attended
-from .layers import Layers
+from .elastic import Step, attention_similarity, decode_windows, most_attended, project
 from .model import PlainLlada
-from .sequence import Canvas, Settings, TokenIds
-from .steps import LayerRecord, StepRows, guided_copies
+from .selection import most_moved
+from .sequence import Canvas, Record, Settings, TokenIds
+from .spa import SpaOptions, singular_proxy
 
 
 @dataclass(frozen=True)
@@ -38,143 +37,113 @@ class ComposedOptions:
     first_ratio: float = 0.03
     peak_ratio: float = 0.25
     last_ratio: float = 0.13
+    layer_ratios: tuple[float, ...] | None = None  # instead of a curve
     proxy_rank: float = 128
 
+    @property
+    def selects(self) -> bool:
+        return self.max_update_ratio is not None or self.layer_ratios is not None
 
-def layer_ratio(options: ComposedOptions, layer: int, n_layers: int) -> float:
-    """Part of the rows that a layer may compute: a Gaussian of its own on each side of the peak."""
-    if options.budget == "uniform":
-        return options.max_update_ratio
-    scale = options.max_update_ratio / options.peak_ratio
-    first, peak, last = (
-        ratio * scale for ratio in (options.first_ratio, options.peak_ratio, options.last_ratio)
-    )
-    t = layer / n_layers
-    if t < options.peak:
-        curve = peak * (first / peak) ** (((t - options.peak) / options.peak) ** 2)
-        return max(curve, options.min_update_ratio)
-    return peak * (last / peak) ** (((t - options.peak) / (1 - options.peak)) ** 2)
-
-
-def proxy_weight(layers: Layers, layer: int, rank: float) -> torch.Tensor:
-    """``[r, D]``: the first right singular vectors of the value weight, times their values."""
-    weight = layers.weight(layer, "v_proj").double()
-    number = int(rank) if rank > 1 else int(rank * weight.shape[0])
-    number = max(1, min(number, *weight.shape))
-    _, values, vectors = torch.linalg.svd(weight, full_matrices=False)
-    return (values[:number, None] * vectors[:number]).to(layers.dtype)
-
-
-def drift(old: torch.Tensor, new: torch.Tensor) -> float:
-    """1 - cosine of two vectors."""
-    sizes = old.norm().item(), new.norm().item()
-    if 0.0 in sizes:
-        return float(sizes != (0.0, 0.0))
-    return 0.5 * (old / sizes[0] - new / sizes[1]).pow(2).sum().item()
+    def budgets(self, n_layers: int, length: int) -> list[int]:
+        if self.layer_ratios is not None:
+            return [int(length * ratio) for ratio in self.layer_ratios]
+        curve = SpaOptions(
+            max_update_ratio=self.max_update_ratio,
+            min_update_ratio=self.min_update_ratio,
+            budget=self.budget,
+            peak=self.peak,
+            first_ratio=self.first_ratio,
+            peak_ratio=self.peak_ratio,
+            last_ratio=self.last_ratio,
+        )
+        return curve.budgets(n_layers, length)
 
 
 def rows_to_compute(
     old: torch.Tensor, new: torch.Tensor, forced: list[int], budget: int
 ) -> tuple[list[int], float]:
-    """The forced rows, and of the others those whose proxies ``[N, r]`` turned most.
-
-    Also returns the distance, as a length between unit vectors, of the last chosen from the first
-    row left out.
-    """
-    drifts = [drift(a, b) for a, b in zip(old, new, strict=True)]
-    others = [row for row in range(len(drifts)) if row not in forced]
-    others.sort(key=lambda row: (-drifts[row], row))
-    number = max(0, budget - len(forced))
-    margin = math.inf
-    if 0 < number < len(others):
-        last, first = drifts[others[number - 1]], drifts[others[number]]
-        margin = math.sqrt(2 * last) - math.sqrt(2 * first)
-    return sorted(forced + others[:number]), margin
+    """The forced rows, and of the others those whose proxies ``[N, r]`` turned most; the gap."""
+    others = [row for row in range(len(new)) if row not in forced]
+    moved, gap = most_moved(new[others], old[others], max(0, budget - len(forced)))
+    return sorted(forced + [others[place] for place in moved]), gap
 
 
-class ComposedState:
-    """What is kept of one sequence from step to step."""
+class ComposedPass:
+    """One canvas with its caches: the sequence, or its twin with masked prompt under guidance."""
 
-    def __init__(self, layers: Layers, length: int, options: ComposedOptions) -> None:
-        c = layers.config
-        self.layers, self.length, self.options = layers, length, options
+    def __init__(self, model: PlainLlada, options: ComposedOptions, length: int) -> None:
+        c = model.config
+        self.model, self.options, self.length = model, options, length
         self.tracked: list[int] = []
-        self.x = layers.zeros(length, c.d_model)
-        self.q = layers.zeros(length, c.n_heads, c.head_dim)
-        self.k = layers.zeros(length, c.n_kv_heads, c.head_dim)
-        self.v = layers.zeros(length, c.n_kv_heads, c.head_dim)
-        self.delta = layers.zeros(length, c.d_model)
-        self.sparse = options.max_update_ratio is not None
-        if self.sparse:
-            self.proxies = [
-                proxy_weight(layers, layer, options.proxy_rank) for layer in range(len(layers))
-            ]
-            self.references = [
-                torch.zeros(length, proxy.shape[0], dtype=layers.dtype) for proxy in self.proxies
-            ]
-
-    def budget(self, layer: int) -> int:
-        return int(self.length * layer_ratio(self.options, layer, len(self.layers)))
+        self.empty = True
+        self.x = [torch.zeros(1, length, c.d_model).double() for _ in range(c.n_layers)]
+        self.delta = [torch.zeros_like(x) for x in self.x]
+        self.q = [torch.zeros(1, length, c.n_heads, c.head_dim).double() for _ in self.x]
+        self.k, self.v = model.empty_cache(1, length)
+        if options.selects:
+            self.budgets = options.budgets(c.n_layers, length)
+            values = [model.weights[f"blocks.{n}.v_proj.weight"] for n in range(c.n_layers)]
+            self.proxies = [singular_proxy(weight, options.proxy_rank) for weight in values]
+            self.reference = [torch.zeros(length, len(proxy)).double() for proxy in self.proxies]
 
     def forward(
         self,
-        tokens: Sequence[int],
+        ids: torch.Tensor,
         newly: list[int],
         queries: list[int],
         masked: set[int],
         whole: bool,
-        first: bool,
-    ) -> tuple[dict[int, torch.Tensor], StepRows]:
-        """As in Elastic-Cache. ``first``: nothing is kept yet."""
-        n_layers, o = len(self.layers), self.options
+    ) -> tuple[list[int], torch.Tensor, Step]:
+        """As Elastic-Cache's, from carried rows and those of them that a layer computes."""
+        n_layers, options, model = self.model.config.n_layers, self.options, self.model
         everything = list(range(self.length))
-        entered = sorted({*self.tracked, *newly, *queries})
-        tracked = self.tracked
-        step = StepRows(refresh=whole)
-        carried = everything if whole else entered
+        forced = sorted({*self.tracked, *newly, *queries})
+        step = Step()
+        carried = everything if whole else forced
+        dense = 0 if whole else n_layers  # this layer computes all rows; those above, a budget
         most: set[int] = set()
-        # from this layer on all rows are carried; above it only some of them are computed
-        dense = 0 if whole else n_layers
-        h = self.layers.embed(tokens, carried)
+        h = model.embed(ids[:, carried])
         for layer in range(n_layers):
             if layer == dense and not whole:
                 inputs = self.x[layer].clone()
-                inputs[carried] = h
+                inputs[:, carried] = h
                 carried, h = everything, inputs
-            tests = layer < dense and o.gamma is not None
-            old_attention = None
-            if tests:
-                old_attention = self.layers.attention(self.q[layer][tracked], self.k[layer])
-            q, k, v = self.layers.project(layer, h, carried)
-            for kept, new in zip((self.x, self.q, self.k, self.v), (h, q, k, v), strict=True):
-                kept[layer][carried] = new
-            computed = carried
-            if self.sparse:
-                proxy = self.layers.normed(layer, h) @ self.proxies[layer].T
-                if layer > dense and not first:
-                    computed, margin = rows_to_compute(
-                        self.references[layer], proxy, entered, self.budget(layer)
+            tested = layer < dense and options.gamma is not None
+            if tested:
+                old = model.probabilities(self.q[layer][:, self.tracked], self.k[layer])[0]
+            new = (h, *project(model, layer, h, carried))
+            for kept, renewed in zip((self.x, self.q, self.k, self.v), new, strict=True):
+                kept[layer][:, carried] = renewed
+            rows = carried
+            if options.selects:
+                signal = (model.attention_input(layer, h) @ self.proxies[layer].T)[0]
+                if layer > dense and not self.empty:
+                    rows, gap = rows_to_compute(
+                        self.reference[layer], signal, forced, self.budgets[layer]
                     )
-                    step.note(margin)
-                self.references[layer][carried] = proxy
-            attention = self.layers.attention(self.q[layer][computed], self.k[layer])
+                    step.note(gap)
+                self.reference[layer][carried] = signal
+            q = self.q[layer][:, rows]
+            attention = model.probabilities(q, self.k[layer])[0]
             similarity = None
-            if tests:
-                new_attention = attention[:, [computed.index(t) for t in tracked]]
-                similarity = attention_similarity(old_attention, new_attention, o.similarity)
-                step.note(similarity - o.gamma)
-                if similarity < o.gamma:
+            if tested:
+                after = attention[:, [rows.index(row) for row in self.tracked]]
+                similarity = attention_similarity(old, after, options.similarity)
+                step.note(similarity - options.gamma)
+                if similarity < options.gamma:
                     dense = step.boundary = layer + 1
-            of_queries = attention[:, [computed.index(p) for p in queries]]
-            chosen, margin = most_attended(of_queries, masked, o.track_num)
-            most |= set(chosen)
-            step.note(margin)
-            step.add_layer(computed, similarity, chosen)
-            inputs = self.x[layer][computed]
-            self.delta[layer][computed] = self.layers.delta(layer, inputs, attention, self.v[layer])
-            h = h + self.delta[layer][carried]
-        self.tracked = sorted(most)
-        return dict(zip(carried, h, strict=True)), step
+            found, gap = most_attended(
+                attention[:, [rows.index(row) for row in queries]], masked, options.track_num
+            )
+            most |= set(found)
+            step.note(gap)
+            step.layer(rows, similarity, found)
+            chosen = self.x[layer][:, rows]
+            a = model.attend(layer, q, self.k[layer], self.v[layer])
+            self.delta[layer][:, rows] = a + model.feed_forward(layer, chosen + a)
+            h = h + self.delta[layer][:, carried]
+        self.tracked, self.empty = sorted(most), False
+        return carried, h, step
 
 
 @torch.no_grad()
@@ -183,18 +152,9 @@ def decode_composed(
     prompt: Sequence[int],
     settings: Settings,
     ids: TokenIds,
-    options: ComposedOptions,
-    shift: int = 0,
-) -> LayerRecord:
-    """``shift`` 1: row p predicts the token at p + 1."""
-    canvas = Canvas(prompt, settings, ids)
-    layers = Layers(model)
-    states = [ComposedState(layers, canvas.length, options) for _ in range(guided_copies(settings))]
-
-    def forward(newly, queries, masked, whole):
-        return [
-            state.forward(tokens.tolist(), newly, queries, masked, whole, canvas.step == 0)
-            for state, tokens in zip(states, canvas.inputs(), strict=True)
-        ]
-
-    return elastic_loop(canvas, layers, options, forward, shift, delay=options.delay_steps)
+    options: ComposedOptions = ComposedOptions(),
+) -> Record:
+    canvas = Canvas(prompt, settings, ids, model.config.shift)
+    passes = [ComposedPass(model, options, canvas.length) for _ in range(canvas.passes)]
+    forwards = [one.forward for one in passes]
+    return decode_windows(model, canvas, options, forwards, delay=options.delay_steps)

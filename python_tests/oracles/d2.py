@@ -9,17 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from .layers import Layers
+from .elastic import project
 from .model import PlainLlada
-from .sequence import Candidate, Canvas, Settings, TokenIds
-from .steps import (
-    LayerRecord,
-    StepRows,
-    guided_copies,
-    guided_logits,
-    note_step,
-    record_layers,
-)
+from .sequence import Candidate, Canvas, Record, Settings, TokenIds, Turn
 
 
 @dataclass(frozen=True)
@@ -49,14 +41,18 @@ def densities(known: list[bool], sigma: float) -> list[float]:
 
 
 class D2Canvas(Canvas):
-    """Ranks candidates by confidence times density if ``prior`` is set."""
+    """Ranks candidates by confidence times density, with the certainty prior."""
 
     def __init__(
-        self, prompt: Sequence[int], settings: Settings, ids: TokenIds, options: D2Options
+        self,
+        prompt: Sequence[int],
+        settings: Settings,
+        ids: TokenIds,
+        shift: int,
+        options: D2Options,
     ) -> None:
-        super().__init__(prompt, settings, ids)
+        super().__init__(prompt, settings, ids, shift)
         self.options = options
-        record_layers(self)
 
     def log_densities(self) -> dict[int, float]:
         generated = range(self.prompt_length, self.length)
@@ -79,94 +75,92 @@ class D2Canvas(Canvas):
         return chosen
 
 
-class D2State:
-    """Keys and values of one copy of the sequence, and the importance of its rows."""
+class D2Pass:
+    """One canvas with its keys and values: the sequence, or its twin under guidance."""
 
-    def __init__(self, layers: Layers, length: int) -> None:
-        c = layers.config
-        self.layers, self.length = layers, length
-        self.k = layers.zeros(length, c.n_kv_heads, c.head_dim)
-        self.v = layers.zeros(length, c.n_kv_heads, c.head_dim)
-        self.importance: list[float] = []
+    def __init__(self, model: PlainLlada, length: int) -> None:
+        self.model, self.length = model, length
+        self.k, self.v = model.empty_cache(1, length)
+        self.importance: list[float] = []  # of each row in the step just made
 
-    def forward(
-        self, tokens: Sequence[int], rows: list[int], refresh: bool
-    ) -> tuple[dict[int, torch.Tensor], StepRows]:
-        step = StepRows(refresh=refresh)
-        identity = torch.eye(self.length, dtype=self.layers.dtype)
+    def forward(self, ids: torch.Tensor, rows: list[int]) -> torch.Tensor:
+        """Tokens ``[1, N]`` -> logits ``[R, V]``."""
+        model = self.model
+        identity = torch.eye(self.length).double()
         rollout = identity
-        h = self.layers.embed(tokens, rows)
-        for layer in range(len(self.layers)):
-            q, self.k[layer][rows], self.v[layer][rows] = self.layers.project(layer, h, rows)
-            attention = self.layers.attention(q, self.k[layer])
+        h = model.embed(ids[:, rows])
+        for layer in range(model.config.n_layers):
+            q, k, v = project(model, layer, h, rows)
+            self.k[layer][:, rows] = k
+            self.v[layer][:, rows] = v
             mean = identity.clone()
-            mean[rows] = attention.mean(0)
+            mean[rows] = model.probabilities(q, self.k[layer])[0].mean(0)
             mixed = mean + identity
             rollout = mixed / mixed.sum(-1, keepdim=True) @ rollout
-            step.add_layer(rows)
-            h = h + self.layers.delta(layer, h, attention, self.v[layer])
+            h = h + model.attend(layer, q, self.k[layer], self.v[layer])
+            h = h + model.feed_forward(layer, h)
         self.importance = rollout.sum(0).tolist()
-        return dict(zip(rows, h, strict=True)), step
+        return model.logits(h)[0]
 
 
 def important_rows(
     importance: list[float], taken: set[int], part: float
 ) -> tuple[list[int], float]:
-    """The most important rows not taken whose share of importance stays within ``part``.
+    """The most important rows not taken whose share of the importance stays within ``part``.
 
-    At least one. Also returns the margin of the cut, in logarithms.
+    At least one. Also how close the cut is, as a difference of logarithms.
     """
-    rows = sorted(
-        (row for row in range(len(importance)) if row not in taken),
-        key=lambda row: (-importance[row], row),
-    )
+    rows = [row for row in range(len(importance)) if row not in taken]
+    rows.sort(key=lambda row: (-importance[row], row))
     total = sum(importance[row] for row in rows)
-    margin, share, number = math.inf, 0.0, 0
+    gap, share, number = math.inf, 0.0, 0
     for n, row in enumerate(rows):
         share += importance[row] / total
         if n > 0 and part > 0:  # the first row is taken anyway
-            margin = min(margin, abs(math.log(share / part)))
+            gap = min(gap, abs(math.log(share / part)))
         if share > part:
             break
         number = n + 1
     number = max(number, min(1, len(rows)))
     if 0 < number < len(rows):
-        margin = min(margin, math.log(importance[rows[number - 1]] / importance[rows[number]]))
-    return rows[:number], margin
+        gap = min(gap, math.log(importance[rows[number - 1]] / importance[rows[number]]))
+    return rows[:number], gap
 
 
-def next_rows(
-    canvas: D2Canvas,
-    block: tuple[int, int],
-    log_confidence: dict[int, float],
-    newly: list[int],
-    importance: list[float],
-    shift: int,
-) -> list[int]:
-    """The rows of a step that is to commit in ``block``."""
-    o = canvas.options
-    first, size = canvas.prompt_length, block[1] - block[0]
+def certain_masks(
+    canvas: D2Canvas, turn: Turn, log_confidence: dict[int, float]
+) -> tuple[list[int], float]:
+    """The masks with most confidence times density, those of the block before those behind it.
+
+    They are sought as far as the end of the block that has the ``current_k``-th mask of all, and
+    in the current block at any rate. Also how close the cut is.
+    """
+    number, first = canvas.options.current_k, canvas.prompt_length
+    size = turn.end - turn.begin
     remaining = canvas.masks(first, canvas.length)
-    search_end = canvas.length
-    if len(remaining) >= o.current_k:
-        last = remaining[o.current_k - 1]
-        search_end = first + ((last - first) // size + 1) * size
+    end = canvas.length
+    if len(remaining) >= number:
+        blocks = (remaining[number - 1] - first) // size + 1
+        end = max(first + blocks * size, turn.end)
     density = canvas.log_densities()
-    masks = canvas.masks(block[0], search_end)
+    masks = canvas.masks(turn.begin, end)
     score = {p: log_confidence[p] + density[p] for p in masks}
-    ranked = sorted(masks, key=lambda p: (p >= block[1], -score[p], p))
-    chosen = ranked[: o.current_k]
-    if len(chosen) < len(ranked):
-        a, b = chosen[-1], ranked[len(chosen)]
-        if (a < block[1]) == (b < block[1]):
-            canvas.note(score[a], score[b])
-    rows = {p - shift for p in chosen} | set(newly)
-    important, margin = important_rows(importance, rows, o.rollout_p)
-    canvas.record.margin = min(canvas.record.margin, margin)
-    ordered = sorted(rows | set(important))
+    masks.sort(key=lambda p: (p >= turn.end, -score[p], p))
+    gap = math.inf
+    if number < len(masks):
+        last, left = masks[number - 1], masks[number]
+        certain = (last < turn.end) != (left < turn.end)
+        if not certain and math.isfinite(score[last]) and math.isfinite(score[left]):
+            gap = score[last] - score[left]
+    return masks[:number], gap
+
+
+def inflated(rows: set[int], width: int) -> list[int]:
+    """With the gaps between neighbours at most ``width`` apart filled."""
+    ordered = sorted(rows)
     filled = set(ordered)
     for a, b in zip(ordered, ordered[1:], strict=False):
-        if b - a <= o.inflate_w:
+        if b - a <= width:
             filled |= set(range(a, b))
     return sorted(filled)
 
@@ -177,48 +171,37 @@ def decode_d2(
     prompt: Sequence[int],
     settings: Settings,
     ids: TokenIds,
-    options: D2Options,
-    shift: int = 0,
-) -> LayerRecord:
-    """``shift`` 1: row p predicts the token at p + 1."""
-    canvas = D2Canvas(prompt, settings, ids, options)
-    layers = Layers(model)
-    states = [D2State(layers, canvas.length) for _ in range(guided_copies(settings))]
+    options: D2Options = D2Options(),
+) -> Record:
+    """With guidance the sequence itself, not its twin, says which rows are important."""
+    canvas = D2Canvas(prompt, settings, ids, model.config.shift, options)
+    shift, first = canvas.shift, canvas.prompt_length
+    passes = [D2Pass(model, canvas.length) for _ in range(canvas.passes)]
     log_confidence: dict[int, float] = {}
     newly: list[int] = []
-    blocks = settings.blocks(len(prompt))
-    for block in blocks:
-        schedule = settings.schedule(len(canvas.masks(*block)), len(blocks))
-        i = 0
-        while canvas.masks(*block) and not canvas.stopped:
-            if settings.fixed_k and (i == len(schedule) or schedule[i] == 0):
-                break
-            interval = options.refresh_steps
-            whole = canvas.step == 0 or bool(interval and canvas.step % interval == 0)
-            outs = []
-            for state, tokens in zip(states, canvas.inputs(), strict=True):
-                rows = list(range(canvas.length))
-                if not whole:
-                    rows = next_rows(canvas, block, log_confidence, newly, state.importance, shift)
-                outs.append(state.forward(tokens.tolist(), rows, whole))
-            note_step(canvas, [step for _, step in outs])
-            masks = canvas.masks(canvas.prompt_length, canvas.length)
-            computed = [p for p in masks if all(p - shift in hidden for hidden, _ in outs)]
-            candidates = []
-            if computed:
-                hidden = [torch.stack([h[p - shift] for p in computed]) for h, _ in outs]
-                logits = guided_logits(canvas, [layers.logits(h) for h in hidden])
-                candidates = [
-                    canvas.predict(p, row) for p, row in zip(computed, logits, strict=True)
-                ]
-            for c in candidates:
-                log_confidence[c.position] = c.log_confidence
+    for turn in canvas.turns():
+        interval = options.refresh_steps
+        whole = canvas.step == 0 or bool(interval and canvas.step % interval == 0)
+        rows, gap = list(range(canvas.length)), math.inf
+        if not whole:
+            certain, gap = certain_masks(canvas, turn, log_confidence)
+            taken = {p - shift for p in certain} | set(newly)
+            important, cut = important_rows(passes[0].importance, taken, options.rollout_p)
+            gap = min(gap, cut)
+            rows = inflated(taken | set(important), options.inflate_w)
+        inputs = canvas.inputs()
+        logits = torch.stack(
+            [one.forward(ids[None], rows) for one, ids in zip(passes, inputs, strict=True)]
+        )
+        masks = canvas.masks(first, canvas.length)
+        guided = canvas.guided(logits)
+        for p in masks:
+            if p - shift in rows:
+                prediction = canvas.predict(p, guided[rows.index(p - shift)])
+                log_confidence[p] = prediction.log_confidence
                 if settings.temperature > 0:  # another token would have another confidence
-                    canvas.note(c.token_margin, 0.0)
-            candidates = [c for c in candidates if c.position < block[1]]
-            canvas.commit(candidates, schedule[i] if settings.fixed_k else None)
-            newly = [p for p in masks if canvas.tokens[p] != canvas.ids.mask]
-            i += 1
-        if canvas.stopped:
-            break
+                    gap = min(gap, prediction.token_margin)
+        canvas.computed([rows] * model.config.n_layers, whole, row_gap=gap)
+        canvas.decide(turn, rows, logits)
+        newly = [p for p in masks if canvas.tokens[p] != canvas.ids.mask]
     return canvas.finish()

@@ -1,4 +1,4 @@
-"""Elastic-Cache (arXiv 2510.14973) for one sequence, as its published code does it.
+"""Elastic-Cache (arXiv 2510.14973) for one sequence, as its published code computes.
 
 Keeps the layer inputs, queries, keys and values of every position of every layer, a copy of the
 keys that a layer overwrites, and all attention probabilities.
@@ -13,10 +13,8 @@ from typing import Any
 
 import torch
 
-from .layers import Layers
 from .model import PlainLlada
-from .sequence import Canvas, Settings, TokenIds
-from .steps import LayerRecord, StepRows, guided_copies, guided_logits, note_step, record_layers
+from .sequence import Canvas, Record, Settings, TokenIds
 
 
 @dataclass(frozen=True)
@@ -30,11 +28,37 @@ class ElasticOptions:
     refresh_steps: int | None = None
 
 
+@dataclass
+class Step:
+    """What one pass did in one step. ``gap``: how close its closest decision was to another one."""
+
+    layer_rows: list[list[int]] = field(default_factory=list)
+    boundary: int | None = None  # the layer above the one whose test failed
+    similarities: list[float | None] = field(default_factory=list)  # None: not tested
+    tracked: list[frozenset[int]] = field(default_factory=list)
+    gap: float = math.inf
+
+    def note(self, distance: float) -> None:
+        self.gap = min(self.gap, abs(distance))
+
+    def layer(self, rows: list[int], similarity: float | None, tracked: list[int]) -> None:
+        self.layer_rows.append(rows)
+        self.similarities.append(similarity)
+        self.tracked.append(frozenset(tracked))
+
+
+def project(
+    model: PlainLlada, layer: int, h: torch.Tensor, rows: list[int]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rotated queries, rotated keys and values of layer inputs ``h [1, R, D]``."""
+    u, positions = model.attention_input(layer, h), torch.tensor(rows)
+    q, k, v = (model.project(layer, u, which) for which in "qkv")
+    return model.rotate(q, positions), model.rotate(k, positions), v
+
+
 def attention_similarity(old: torch.Tensor, new: torch.Tensor, kind: str) -> float:
     """One number for two attentions ``[H, T, N]`` of the tracked rows."""
-    if old.shape[1] == 0:
-        return 1.0
-    if kind == "heads":  # the code: cosine over heads for each row and key
+    if kind == "heads":  # the code: cosine over heads, for each row and key
         norms = old.norm(dim=0).clamp_min(1e-8) * new.norm(dim=0).clamp_min(1e-8)
         return ((old * new).sum(0) / norms).mean().item()
     norms = old.norm(dim=-1) * new.norm(dim=-1)  # the paper: cosine over keys
@@ -46,82 +70,76 @@ def most_attended(
 ) -> tuple[list[int], float]:
     """The ``number`` unmasked keys to which all heads and rows of ``[H, R, N]`` attend most.
 
-    Also returns how much more attention, as a logarithm of the ratio, the last of them gets than
-    the first of the others.
+    Also how much more attention, as a logarithm of the ratio, the last of them gets than the first
+    of the others.
     """
     mass = attention.sum((0, 1)).tolist()
-    keys = [j for j in range(len(mass)) if j not in masked]
-    keys.sort(key=lambda j: (-mass[j], j))
-    margin = math.inf
-    if 0 < number < len(keys) and mass[keys[number]] > 0:
-        margin = math.log(mass[keys[number - 1]] / mass[keys[number]])
-    return keys[:number], margin
+    keys = [key for key in range(len(mass)) if key not in masked]
+    keys.sort(key=lambda key: (-mass[key], key))
+    gap = math.inf
+    if number < len(keys):
+        gap = math.log(mass[keys[number - 1]] / mass[keys[number]])
+    return keys[:number], gap
 
 
-@dataclass
-class ElasticState:
-    """What is kept of one sequence from step to step."""
+class ElasticPass:
+    """One canvas with its caches: the sequence, or its twin with masked prompt under guidance."""
 
-    layers: Layers
-    length: int
-    options: ElasticOptions
-    tracked: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        c = self.layers.config
-        self.x = self.layers.zeros(self.length, c.d_model)
-        self.q = self.layers.zeros(self.length, c.n_heads, c.head_dim)
-        self.k = self.layers.zeros(self.length, c.n_kv_heads, c.head_dim)
-        self.v = self.layers.zeros(self.length, c.n_kv_heads, c.head_dim)
+    def __init__(self, model: PlainLlada, options: ElasticOptions, length: int) -> None:
+        c = model.config
+        self.model, self.options, self.length = model, options, length
+        self.tracked: list[int] = []
+        self.x = [torch.zeros(1, length, c.d_model).double() for _ in range(c.n_layers)]
+        self.q = [torch.zeros(1, length, c.n_heads, c.head_dim).double() for _ in self.x]
+        self.k, self.v = model.empty_cache(1, length)
 
     def forward(
         self,
-        tokens: Sequence[int],
+        ids: torch.Tensor,
         newly: list[int],
         queries: list[int],
         masked: set[int],
         whole: bool,
-    ) -> tuple[dict[int, torch.Tensor], StepRows]:
-        """One forward. ``queries``: the rows whose attention says what is tracked next.
-
-        Returns the final hidden state of every row present at the end, and what was computed.
-        """
+    ) -> tuple[list[int], torch.Tensor, Step]:
+        """Tokens ``[1, N]`` -> the rows present at the end, their states ``[1, R, D]``, what was
+        done. ``queries``: the rows whose attention says what is tracked next."""
         everything = list(range(self.length))
-        n_layers = len(self.layers)
-        step = StepRows(refresh=whole)
+        n_layers = self.model.config.n_layers
+        step = Step()
         rows = everything if whole else sorted({*self.tracked, *newly, *queries})
         start = -1 if whole else n_layers
-        tracked = self.tracked
         most: set[int] = set()
-        h = self.layers.embed(tokens, rows)
+        h = self.model.embed(ids[:, rows])
         for layer in range(n_layers):
             if layer == start:
-                self.x[layer][rows] = h
+                self.x[layer][:, rows] = h
                 rows, h = everything, self.x[layer].clone()
-            self.x[layer][rows] = h
-            old_keys, old_queries = self.k[layer].clone(), self.q[layer][tracked].clone()
-            self.q[layer][rows], self.k[layer][rows], self.v[layer][rows] = self.layers.project(
-                layer, h, rows
-            )
-            attention = self.layers.attention(self.q[layer][rows], self.k[layer])
+            self.x[layer][:, rows] = h
+            old_keys = self.k[layer].clone()
+            old_queries = self.q[layer][:, self.tracked].clone()
+            q, k, v = project(self.model, layer, h, rows)
+            self.q[layer][:, rows] = q
+            self.k[layer][:, rows] = k
+            self.v[layer][:, rows] = v
+            attention = self.model.probabilities(q, self.k[layer])[0]
             similarity = None
             if layer < start:
-                old = self.layers.attention(old_queries, old_keys)
-                new = attention[:, [rows.index(t) for t in tracked]]
+                old = self.model.probabilities(old_queries, old_keys)[0]
+                new = attention[:, [rows.index(row) for row in self.tracked]]
                 similarity = attention_similarity(old, new, self.options.similarity)
                 step.note(similarity - self.options.gamma)
                 if similarity < self.options.gamma:
-                    start = layer + 1
-                    step.boundary = start
-            chosen, margin = most_attended(
-                attention[:, [rows.index(p) for p in queries]], masked, self.options.track_num
+                    start = step.boundary = layer + 1
+            found, gap = most_attended(
+                attention[:, [rows.index(row) for row in queries]], masked, self.options.track_num
             )
-            most |= set(chosen)
-            step.note(margin)
-            step.add_layer(rows, similarity, chosen)
-            h = h + self.layers.delta(layer, h, attention, self.v[layer])
+            most |= set(found)
+            step.note(gap)
+            step.layer(rows, similarity, found)
+            h = h + self.model.attend(layer, q, self.k[layer], self.v[layer])
+            h = h + self.model.feed_forward(layer, h)
         self.tracked = sorted(most)
-        return dict(zip(rows, h, strict=True)), step
+        return rows, h, step
 
 
 @torch.no_grad()
@@ -130,66 +148,53 @@ def decode_elastic(
     prompt: Sequence[int],
     settings: Settings,
     ids: TokenIds,
-    options: ElasticOptions,
-    shift: int = 0,
-) -> LayerRecord:
-    """``shift`` 1: row p predicts the token at p + 1."""
-    canvas = Canvas(prompt, settings, ids)
-    layers = Layers(model)
-    states = [ElasticState(layers, canvas.length, options) for _ in range(guided_copies(settings))]
-
-    def forward(newly, queries, masked, whole):
-        return [
-            state.forward(tokens.tolist(), newly, queries, masked, whole)
-            for state, tokens in zip(states, canvas.inputs(), strict=True)
-        ]
-
-    return elastic_loop(canvas, layers, options, forward, shift)
+    options: ElasticOptions = ElasticOptions(),
+) -> Record:
+    canvas = Canvas(prompt, settings, ids, model.config.shift)
+    passes = [ElasticPass(model, options, canvas.length) for _ in range(canvas.passes)]
+    return decode_windows(model, canvas, options, [one.forward for one in passes])
 
 
-def elastic_loop(
+def decode_windows(
+    model: PlainLlada,
     canvas: Canvas,
-    layers: Layers,
     options: Any,
-    forward: Callable[..., list[tuple[dict[int, torch.Tensor], StepRows]]],
-    shift: int,
+    forwards: list[Callable[..., tuple[list[int], torch.Tensor, Step]]],
     delay: int = 1,
-) -> LayerRecord:
-    """The blocks and steps of Elastic-Cache; ``forward`` computes a step of every copy.
+) -> Record:
+    """Elastic-Cache's steps; one function of ``forwards`` computes a step of one pass.
 
     ``delay``: for how many steps a committed position stays among the rows.
     """
-    record_layers(canvas)
-    settings, first = canvas.settings, canvas.prompt_length
-    end, ended = canvas.length, False
     commits: list[list[int]] = []
-    blocks = settings.blocks(first)
-    for block_begin, whole_block_end in blocks:
-        block_end = min(whole_block_end, end)
-        schedule = settings.schedule(len(canvas.masks(block_begin, block_end)), len(blocks))
-        i = 0
-        while canvas.masks(block_begin, block_end) and not canvas.stopped:
-            if settings.fixed_k and (i == len(schedule) or schedule[i] == 0):
-                break
-            masked = canvas.masks(first, end)
-            window = canvas.masks(first, block_end)[: options.window_length]
-            entering = window if options.block_caching else masked
-            newly = [p for step in commits[max(0, len(commits) - delay) :] for p in step]
-            interval = options.refresh_steps
-            whole = canvas.step == 0 or bool(interval and canvas.step % interval == 0)
-            outs = forward(newly, [p - shift for p in entering], set(masked), whole)
-            note_step(canvas, [step for _, step in outs])
-            hidden = [torch.stack([h[p - shift] for p in window]) for h, _ in outs]
-            logits = guided_logits(canvas, [layers.logits(h) for h in hidden])
-            candidates = [canvas.predict(p, row) for p, row in zip(window, logits, strict=True)]
-            before = list(canvas.tokens)
-            canvas.commit(candidates, schedule[i] if settings.fixed_k else None)
-            commits.append([p for p in masked if canvas.tokens[p] != before[p]])
-            ends = [p for p in commits[-1] if canvas.tokens[p] == canvas.ids.end[0]]
-            if options.eos_cut and ends and not ended:
-                ended, end = True, min(ends) + 1
-                block_end = min(block_end, end)
-            i += 1
-        if canvas.stopped:
-            break
+    for turn in canvas.turns():
+        masked = canvas.masks(canvas.prompt_length, canvas.end)
+        window = canvas.masks(canvas.prompt_length, turn.end)[: options.window_length]
+        entering = window if options.block_caching else masked
+        newly = [p for step in commits[max(0, len(commits) - delay) :] for p in step]
+        interval = options.refresh_steps
+        whole = canvas.step == 0 or bool(interval and canvas.step % interval == 0)
+        queries = [p - canvas.shift for p in entering]
+        outs = [
+            forward(ids[None], newly, queries, set(masked), whole)
+            for forward, ids in zip(forwards, canvas.inputs(), strict=True)
+        ]
+        steps = [step for _, _, step in outs]
+        canvas.computed(
+            steps[0].layer_rows,
+            whole,
+            row_gap=min(step.gap for step in steps),
+            boundary=steps[0].boundary,
+            other_rows=steps[-1].layer_rows,
+        )
+        canvas.record.similarities.append(tuple(steps[0].similarities))
+        canvas.record.tracked.append(steps[0].tracked)
+        answering = [p - canvas.shift for p in window]
+        states = [h[0, [rows.index(row) for row in answering]] for rows, h, _ in outs]
+        before = list(canvas.tokens)
+        canvas.decide(turn, answering, model.logits(torch.stack(states)))
+        commits.append([p for p in masked if canvas.tokens[p] != before[p]])
+        ends = [p for p in commits[-1] if canvas.tokens[p] == canvas.ids.end[0]]
+        if options.eos_cut and ends and canvas.end == canvas.length:
+            canvas.end = min(ends) + 1
     return canvas.finish()

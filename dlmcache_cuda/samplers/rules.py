@@ -31,6 +31,10 @@ class CommitRule(ABC):
         0 means that the block has no further step.
         """
 
+    def is_over(self, step_in_block: int, block_masks: int) -> bool:
+        """Whether a block has no further step, whatever is left in it."""
+        return self.num_commit(step_in_block, block_masks) == 0
+
     @property
     def bounded(self) -> bool:
         """True when the number of steps of a block is fixed, whatever is predicted."""

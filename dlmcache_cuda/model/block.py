@@ -35,7 +35,7 @@ class LladaBlock:
             ``[R, H, D]``.
         """
         normed = ops.rms_norm(h, self.weights.attn_norm, self.eps)
-        qkv = F.linear(normed, self.weights.qkv)
+        qkv = F.linear(normed, self.weights.qkv, self.weights.qkv_bias)
         capacity = cos_sin.shape[0]
         return ops.rope_scatter_kv_(
             qkv, cos_sin, row_index, capacity, self.num_heads, k_cache, v_cache

@@ -19,6 +19,8 @@ class CommitRule(ABC):
 
     code: ClassVar[int]  # the rule's number in ops.commit_
 
+    ranked: ClassVar[bool] = False  # ranks by any score, not only by confidence
+
     @property
     def value(self) -> float:
         """``rule_value`` of ``ops.commit_``."""
@@ -53,6 +55,7 @@ class FixedK(CommitRule):
 
     steps_per_block: int
     code: ClassVar[int] = 0
+    ranked: ClassVar[bool] = True
 
     def num_commit(self, step_in_block: int, block_masks: int) -> int:
         if step_in_block >= self.steps_per_block:

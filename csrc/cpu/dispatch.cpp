@@ -4,8 +4,10 @@
 #include <cstring>
 
 #include "dlmcache/attention.h"
+#include "dlmcache/attention_mass.h"
 #include "dlmcache/commit.h"
 #include "dlmcache/cpu_info.h"
+#include "dlmcache/density.h"
 #include "dlmcache/head.h"
 #include "dlmcache/norm.h"
 #include "dlmcache/random.h"
@@ -13,6 +15,7 @@
 #include "dlmcache/row_list.h"
 #include "dlmcache/rows.h"
 #include "dlmcache/swiglu.h"
+#include "dlmcache/tracked_drift.h"
 
 namespace dlmcache::cpu {
 
@@ -47,3 +50,11 @@ DLMCACHE_DISPATCH_CPU(attention_merge_rows, dlmcache::AttentionParams)
 DLMCACHE_DISPATCH_CPU(uniform_rows, dlmcache::UniformRowsParams)
 DLMCACHE_DISPATCH_CPU(vocab_reduce_rows, dlmcache::VocabReduceParams)
 DLMCACHE_DISPATCH_CPU(vocab_finish_rows, dlmcache::VocabReduceParams)
+DLMCACHE_DISPATCH_CPU(attention_mass_stats, dlmcache::AttentionMassParams)
+DLMCACHE_DISPATCH_CPU(attention_mass_merge_rows, dlmcache::AttentionMassParams)
+DLMCACHE_DISPATCH_CPU(attention_mass_blocks, dlmcache::AttentionMassParams)
+DLMCACHE_DISPATCH_CPU(tracked_stats, dlmcache::TrackedParams)
+DLMCACHE_DISPATCH_CPU(tracked_merge_rows, dlmcache::TrackedParams)
+DLMCACHE_DISPATCH_CPU(tracked_products, dlmcache::TrackedParams)
+DLMCACHE_DISPATCH_CPU(tracked_finish, dlmcache::TrackedParams)
+DLMCACHE_DISPATCH_CPU(density_rows, dlmcache::DensityParams)

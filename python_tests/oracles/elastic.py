@@ -167,6 +167,7 @@ def decode_windows(
     ``delay``: for how many steps a committed position stays among the rows.
     """
     commits: list[list[int]] = []
+    cut = False
     for turn in canvas.turns():
         masked = canvas.masks(canvas.prompt_length, canvas.end)
         window = canvas.masks(canvas.prompt_length, turn.end)[: options.window_length]
@@ -195,6 +196,6 @@ def decode_windows(
         canvas.decide(turn, answering, model.logits(torch.stack(states)))
         commits.append([p for p in masked if canvas.tokens[p] != before[p]])
         ends = [p for p in commits[-1] if canvas.tokens[p] == canvas.ids.end[0]]
-        if options.eos_cut and ends and canvas.end == canvas.length:
-            canvas.end = min(ends) + 1
+        if options.eos_cut and ends and not cut:
+            cut, canvas.end = True, min(ends) + 1
     return canvas.finish()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import zip_longest
 from typing import Any
 
 import pytest
@@ -95,8 +96,8 @@ def test_ragged_batches_equal_singles_and_every_sequence_has_its_own_boundary():
             (single,) = decode(pair, [prompt], cache, seed=[seeds[i]], **options).sequences
             for batch in batches:
                 assert_same_course(batch.sequences[i], single, f"sequence {i}, {options}")
-        for steps in zip(*(s.trace for s in batches[0].sequences), strict=False):
-            apart += len({step.boundary for step in steps}) > 2
+        for steps in zip_longest(*(s.trace for s in batches[0].sequences)):
+            apart += len({step.boundary for step in steps if step is not None}) > 2
         assert apart > 0
 
 

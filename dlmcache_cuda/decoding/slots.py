@@ -52,6 +52,7 @@ class Slot:
     rule: CommitRule
     shift: int = 0
     end: int = field(init=False)  # behind the last position that will be decoded
+    was_cut: bool = False  # an end of text has been committed that ends the sequence there
     block_begin: int = field(init=False)
     block_masks: int = field(init=False)  # masks of the block when it began
     masks_left: int = field(init=False)  # masks of the block now
@@ -137,6 +138,7 @@ class Slot:
         self.masks_left = status.block_masks
         self.masks_to_end -= status.committed
         if cut is not None:
+            self.was_cut = True
             self.end = cut.end
             self.masks_behind, self.masks_left = cut.masks_behind, cut.block_masks
             self.masks_to_end = cut.masks

@@ -42,7 +42,7 @@ class PdOptions:
 
 @dataclass
 class Store:
-    """Unrotated K and V ``[B, C, Hkv, hd]`` per layer, of the C positions ``rows`` in that order."""
+    """Per layer the unrotated K and V ``[B, C, Hkv, hd]`` of the C positions ``rows``."""
 
     rows: list[int]
     k: list[torch.Tensor]

@@ -195,7 +195,7 @@ class Canvas:
     ) -> None:
         """Records a forward; ``layer_rows`` are those of one pass, of which guidance makes two.
 
-        ``refresh``: cached rows of the whole canvas were recomputed. ``entered``: rows that entered
+        ``refresh``: cached rows were recomputed by schedule. ``entered``: rows that entered
         the stack, if not those of layer 0.
         """
         record = self.record

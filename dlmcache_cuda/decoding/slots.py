@@ -99,10 +99,9 @@ class Slot:
         return self.prompt_length if plan.begin <= before else self.block_begin
 
     def num_candidates(self, plan: SlotPlan) -> int:
-        """Masks in [candidates_begin, block_end), at most those of the plan's window."""
+        """Masks in [candidates_begin, block_end)."""
         behind = self.masks_behind if self.candidates_begin(plan) == self.prompt_length else 0
-        masks = behind + self.masks_left
-        return masks if plan.window is None else min(masks, plan.window)
+        return behind + self.masks_left
 
     def due(self, step_in_block: int) -> tuple[int, ...]:
         """Random order: the positions that a step of the block commits."""

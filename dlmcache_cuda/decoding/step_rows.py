@@ -78,12 +78,11 @@ class StepRows:
             number = counts["predicted"]
         else:
             number = [0 if slot is None else slot.num_candidates(chosen) for slot, chosen in slots]
-        windows = [
-            canvas.capacity if chosen.window is None else chosen.window for chosen in plan.slots
-        ]
-        limited = any(window < count for window, count in zip(windows, number, strict=True))
         limit = None
-        if limited and not whole:
+        if not whole and any(chosen.window is not None for chosen in plan.slots):
+            windows = [
+                canvas.capacity if chosen.window is None else chosen.window for chosen in plan.slots
+            ]
             number = [min(pair) for pair in zip(windows, number, strict=True)]
             limit = torch.tensor(number, dtype=torch.int64).to(flags.device)
         self.predicted = self._list(first, last, flags, number, limit)

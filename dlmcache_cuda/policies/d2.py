@@ -118,18 +118,18 @@ class D2(CachePolicy):
                 for v in step.slots
             ],
             dtype=torch.int64,
-        ).to(frame.device)  # fmt: skip
+        ).T.contiguous().to(frame.device)  # fmt: skip
         certain = self._certain_masks(step.masked, bounds)
         if frame.shift:
             certain = certain.view(frame.num_slots, -1).roll(-frame.shift, dims=1).flatten()
         marks = certain | self._newly
-        marks = marks | self._important(~marks, bounds[:, 1])
+        marks = marks | self._important(~marks, bounds[1])
         return self._inflated(marks) if self.config.inflate_w else marks
 
     def _certain_masks(self, masked: Tensor, bounds: Tensor) -> Tensor:
         """The ``current_k`` masks of largest confidence times density, the block's first."""
         frame, k = self.frame, self.config.current_k
-        begin, end, block_begin, block_end, block_length = bounds.unbind(1)
+        begin, end, block_begin, block_end, block_length = bounds
         score = self._log_confidence[:-1] + self._log_density(masked, begin, end)
         counts = masked.view(frame.num_slots, -1).cumsum(1)
         reached = counts >= k

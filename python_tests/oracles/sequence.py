@@ -137,6 +137,7 @@ class Canvas:
         self.step = 0
         self.stalled = 0
         self.stopped = False
+        self.padded = False
         self.record = Record(
             commit_step=[-1] * settings.gen_length, log_confidence=[math.nan] * settings.gen_length
         )
@@ -208,17 +209,26 @@ class Canvas:
         if refresh:
             record.refresh_steps.append(self.step)
 
-    def decide(self, turn: Turn, rows: Sequence[int], logits: torch.Tensor) -> None:
+    def decide(
+        self,
+        turn: Turn,
+        rows: Sequence[int],
+        logits: torch.Tensor,
+        only: Sequence[int] | None = None,
+    ) -> None:
         """Ends a step: predictions from the logits ``[1 or 2, R, V]`` of ``rows``, and the commit.
 
         Candidates are the masks before the end of the block whose predicting row is among the rows;
         those that earlier blocks left behind (the mask id itself was predicted) are among them.
+        ``only``: no others than these, where the order is not fixed anyway.
         """
         guided = self.guided(logits)
         place = {row: i for i, row in enumerate(rows)}
         positions = self.masks(self.prompt_length, turn.end)
         if turn.due is not None:
             positions = [p for p in turn.due if p in positions]
+        elif only is not None:
+            positions = [p for p in only if p in positions]
         candidates = [
             self.predict(p, guided[place[p - self.shift]])
             for p in positions
@@ -318,8 +328,9 @@ class Canvas:
     def pad_behind_the_end(self) -> None:
         """SPA-Cache's early stop: all behind the first end token is padding, committed or not."""
         end = self.end_position()
-        if end is not None:
+        if end is not None and end + 1 < self.length:
             self.tokens[end + 1 :] = [self.ids.pad] * (self.length - end - 1)
+            self.padded = True
 
     def end_position(self) -> int | None:
         generated = range(self.prompt_length, self.length)
@@ -330,6 +341,8 @@ class Canvas:
         return end is not None and not self.masks(self.prompt_length, end)
 
     def finish(self) -> Record:
+        if self.padded and not self.stopped:
+            self.record.stop_reason = "end_of_text"
         end = self.end_position()
         if end is not None:
             for p in self.masks(end, self.length):

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
+from oracles.cases import decode_settings
 from oracles.compare import assert_equals_oracle, load_pair, make_config, random_prompts
 from oracles.sequence import Record, Settings
-from oracles.strategies import decode_settings
 
 EXAMPLES = int(os.environ.get("DLMCACHE_TEST_EXAMPLES", "12"))
 MODELS: dict[str, dict[str, Any]] = {

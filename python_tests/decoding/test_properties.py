@@ -6,8 +6,8 @@ import os
 
 from hypothesis import HealthCheck, event, given, note, settings
 from hypothesis import strategies as st
+from oracles.cases import decode_settings
 from oracles.compare import assert_equals_oracle, load_pair, random_prompts
-from oracles.strategies import decode_settings
 
 EXAMPLES = int(os.environ.get("DLMCACHE_TEST_EXAMPLES", "25"))
 

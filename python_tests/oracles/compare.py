@@ -16,7 +16,10 @@ import dlmcache_cuda
 
 from . import dkv
 from .checkpoint import MASK, write_checkpoint
+from .composed import ComposedOptions, decode_composed
+from .d2 import D2Options, decode_d2
 from .dllm import DllmOptions, decode_dllm
+from .elastic import ElasticOptions, decode_elastic
 from .fast_dllm import BlockCacheOptions, decode_fast_dllm
 from .model import PlainLlada
 from .sequence import Record, Settings, TokenIds
@@ -27,6 +30,7 @@ from .vanilla import decode_vanilla
 MARGIN = 2e-5
 # Unit vectors of fp32 states are off by up to 2e-6 in length, and so are their distances.
 ROW_GAP = 2e-5
+SIMILARITY_ERROR = 2e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +62,9 @@ ORACLES: dict[str, tuple[type, Callable[..., Record]]] = {
     "dkv-pd": (dkv.PdOptions, dkv.decode_dkv_pd),
     "spa": (SpaOptions, decode_spa),
     "dllm": (DllmOptions, decode_dllm),
+    "elastic": (ElasticOptions, decode_elastic),
+    "d2": (D2Options, decode_d2),
+    "composed": (ComposedOptions, decode_composed),
 }
 
 
@@ -149,6 +156,14 @@ def trace_difference(trace: Any, record: Record, step: int) -> str | None:
     ]:
         if mine != theirs:
             return f"step {step} differs: {name} is {mine} in decode, {theirs} in the oracle"
+    if record.similarities:
+        mine, theirs = got.similarity, record.similarities[step]
+        same = len(mine) == len(theirs) and all(
+            (a is None) == (b is None) and (a is None or abs(a - b) < SIMILARITY_ERROR)
+            for a, b in zip(mine, theirs, strict=True)
+        )
+        if not same:
+            return f"step {step} differs: similarities {mine} in decode, {theirs} in the oracle"
     return None
 
 

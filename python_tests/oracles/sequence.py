@@ -69,6 +69,9 @@ class Record:
     rows_computed: int = 0  # the same counted, over steps, layers and guidance
     refresh_steps: list[int] = field(default_factory=list)
     boundaries: list[int | None] = field(default_factory=list)  # per step
+    # Elastic-Cache's test, [step][layer], None where there was none; other methods: empty
+    similarities: list[tuple[float | None, ...]] = field(default_factory=list)
+    tracked: list[list[frozenset[int]]] = field(default_factory=list)  # found by [step][layer]
     stop_reason: str = "length"
     margins: list[float] = field(default_factory=list)  # per step
     row_gaps: list[float] = field(default_factory=list)  # per step
@@ -133,11 +136,11 @@ class Canvas:
         self.shift = shift  # the token at p is predicted by row p - shift
         self.prompt_length = len(prompt)
         self.length = len(prompt) + settings.gen_length
+        self.end = self.length  # behind the last position that will be decoded
         self.tokens = list(prompt) + [ids.mask] * settings.gen_length
         self.step = 0
         self.stalled = 0
         self.stopped = False
-        self.padded = False
         self.record = Record(
             commit_step=[-1] * settings.gen_length, log_confidence=[math.nan] * settings.gen_length
         )
@@ -159,7 +162,8 @@ class Canvas:
     def turns(self) -> Iterator[Turn]:
         """The steps of LLaDA's loop; each is to end with ``decide``."""
         blocks = self.settings.blocks(self.prompt_length)
-        for number, (begin, end) in enumerate(blocks):
+        for number, (begin, last) in enumerate(blocks):
+            end = min(last, self.end)
             masks = self.masks(begin, end)
             schedule = self.settings.schedule(len(masks), len(blocks))
             order = self.random_order(masks, number)
@@ -177,6 +181,7 @@ class Canvas:
                 i += 1
                 if self.stopped:
                     return
+                end = min(last, self.end)
 
     def random_order(self, masks: list[int], block: int) -> list[int] | None:
         """The order in which a block is committed, with ``random_order``."""
@@ -193,17 +198,23 @@ class Canvas:
         row_gap: float = math.inf,
         boundary: int | None = None,
         entered: int | None = None,
+        other_rows: Sequence[Iterable[int]] | None = None,
     ) -> None:
         """Records a forward; ``layer_rows`` are those of one pass, of which guidance makes two.
 
-        ``refresh``: cached rows were recomputed by schedule. ``entered``: rows that entered
-        the stack, if not those of layer 0.
+        ``refresh``: cached rows were recomputed by schedule. ``entered``: rows that entered the
+        stack, if not those of layer 0. ``other_rows``: those of guidance's other pass, if they may
+        differ.
         """
         record = self.record
         record.layer_rows.append([frozenset(rows) for rows in layer_rows])
         counts = [len(rows) for rows in record.layer_rows[-1]]
         record.rows.append((counts[0] if entered is None else entered) * self.passes)
         record.rows_computed += sum(counts) * self.passes
+        if other_rows is not None and self.passes == 2:
+            others = [len(list(rows)) for rows in other_rows]
+            record.rows[-1] += others[0] - counts[0]
+            record.rows_computed += sum(others) - sum(counts)
         record.row_gaps.append(row_gap)
         record.boundaries.append(boundary)
         if refresh:
@@ -328,9 +339,9 @@ class Canvas:
     def pad_behind_the_end(self) -> None:
         """SPA-Cache's early stop: all behind the first end token is padding, committed or not."""
         end = self.end_position()
-        if end is not None and end + 1 < self.length:
-            self.tokens[end + 1 :] = [self.ids.pad] * (self.length - end - 1)
-            self.padded = True
+        if end is not None:
+            self.end = end + 1
+            self.tokens[self.end :] = [self.ids.pad] * (self.length - self.end)
 
     def end_position(self) -> int | None:
         generated = range(self.prompt_length, self.length)
@@ -341,7 +352,7 @@ class Canvas:
         return end is not None and not self.masks(self.prompt_length, end)
 
     def finish(self) -> Record:
-        if self.padded and not self.stopped:
+        if self.end < self.length and not self.stopped:
             self.record.stop_reason = "end_of_text"
         end = self.end_position()
         if end is not None:

@@ -68,4 +68,22 @@ STABLE_TORCH_LIBRARY(dlmcache, m) {
   m.def(
       "delta_update_(Tensor(a!) delta, Tensor h, Tensor row_index, Tensor attn_out, Tensor ff_out, Tensor places, "
       "Tensor? norm_weight=None, float eps=1e-5, bool absolute=False) -> (Tensor, Tensor)");
+  // attention_mass: q [R, H, D], k_cache [M, Hkv, D], cu_rows [S + 1], kv_lens [S], lse [R, H], row_weight [R]
+  //   -> mass of every cached key [M] fp32
+  m.def(
+      "attention_mass(Tensor q, Tensor k_cache, Tensor cu_rows, Tensor kv_lens, int capacity, float scale, "
+      "Tensor? lse=None, Tensor? row_weight=None) -> Tensor");
+  // z [M] fp32, row_index [R] -> z after one more layer [M] fp32
+  m.def(
+      "rollout_step(Tensor z, Tensor q, Tensor k_cache, Tensor row_index, Tensor cu_rows, Tensor kv_lens, "
+      "int capacity, float scale, Tensor? lse=None) -> Tensor");
+
+  // tracked_drift: q_old and q_new [T, H, D], k_cache [M, Hkv, D], k_old [R, Hkv, D], row_index [R],
+  //   cu_rows and cu_tracked [S + 1], kv_lens [S] -> [S] fp32
+  m.def(
+      "tracked_similarity(Tensor q_old, Tensor q_new, Tensor k_cache, Tensor k_old, Tensor row_index, "
+      "Tensor cu_rows, Tensor cu_tracked, Tensor kv_lens, int capacity, float scale, int similarity) -> Tensor");
+
+  // density: known [M] bool, begin and end [S] -> [M] fp32
+  m.def("density(Tensor known, Tensor begin, Tensor end, int capacity, float sigma) -> Tensor");
 }

@@ -8,14 +8,22 @@ from what it computed. The steps that follow compute only
 
 Differences from the authors' code, none of which changes a committed token: keys are cached after
 RoPE (positions never change), rows are overwritten in place instead of concatenated, a block that
-its first step completes costs no further forward, and batches are ragged.
+its first step completes costs no further forward, and batches are ragged. On Dream the row before
+the block, which predicts its first position, is computed along; the authors' code instead commits
+that position at once from the first step and leaves the row out.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dlmcache_cuda.policies.base import CachePolicy, PolicyConfig, SlotPlan, SlotView
+from dlmcache_cuda.policies.base import (
+    CachePolicy,
+    PolicyConfig,
+    SlotPlan,
+    SlotView,
+    check_interval,
+)
 from dlmcache_cuda.policies.registry import register_policy
 
 
@@ -31,11 +39,7 @@ class BlockCacheConfig(PolicyConfig):
     refresh_steps: int | None = None
 
     def __post_init__(self) -> None:
-        steps = self.refresh_steps
-        if steps is not None and (
-            not isinstance(steps, int) or isinstance(steps, bool) or steps < 1
-        ):
-            raise ValueError(f"refresh_steps must be None or an integer >= 1, got {steps!r}")
+        check_interval("refresh_steps", self.refresh_steps, optional=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ class Prefix(CachePolicy):
 
     def plan_slot(self, view: SlotView) -> SlotPlan:
         refresh = is_refresh(view, self.config.refresh_steps)
-        return SlotPlan(0 if refresh else view.block_begin, view.length, refresh)
+        return SlotPlan(0 if refresh else view.block_begin - view.shift, view.length, refresh)
 
     @classmethod
     def exact_config(cls) -> PrefixConfig:
@@ -79,7 +83,7 @@ class Dual(CachePolicy):
     def plan_slot(self, view: SlotView) -> SlotPlan:
         if is_refresh(view, self.config.refresh_steps):
             return SlotPlan(0, view.length, refresh=True)
-        return SlotPlan(view.block_begin, view.block_end, refresh=False)
+        return SlotPlan(view.block_begin - view.shift, view.block_end, refresh=False)
 
     @classmethod
     def exact_config(cls) -> DualConfig:

@@ -95,7 +95,8 @@ class BlockCache(CachePolicy):
         if is_refresh(view, self.config.refresh_steps):
             alone = self.config.first_token and self.config.refresh_steps is None
             first = alone and view.shift > 0 and view.num_commit == 1
-            return SlotPlan(0, view.length, refresh=True, window=1 if first else None)
+            window = 1 if first else None
+            return SlotPlan(0, view.length, refresh=True, window=window, block_only=first)
         begin, end = self.cached_range(view)
         return SlotPlan(begin - view.shift, end, refresh=False, marked=view.shift > 0)
 

@@ -228,9 +228,8 @@ def assert_equals_oracle(
     before, at steps that may differ).
     """
     seeds = seeds if seeds is not None else [settings.seed + i for i in range(len(prompts))]
-    out = dlmcache_cuda.decode(
-        pair.model, prompts, cache=cache, seed=seeds, **decode_arguments(settings), **decode_options
-    )
+    arguments = {**decode_arguments(settings), **decode_options}
+    out = dlmcache_cuda.decode(pair.model, prompts, cache=cache, seed=seeds, **arguments)
     assert len(out.sequences) == len(prompts)
     records: list[Record | None] = []
     for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):

@@ -42,7 +42,7 @@ class PdOptions:
 
 @dataclass
 class Store:
-    """Unrotated K and V ``[B, C, Hkv, hd]`` per layer, of the C positions ``rows`` in that order."""
+    """Per layer the unrotated K and V ``[B, C, Hkv, hd]`` of the C positions ``rows``."""
 
     rows: list[int]
     k: list[torch.Tensor]
@@ -98,9 +98,11 @@ def cacheable(canvas: Canvas, shift_type: str) -> list[int]:
 
 
 def lacks_candidates(canvas: Canvas, turn: Turn, kept: Sequence[int]) -> bool:
-    """Whether too few positions of the block could be predicted beside ``kept``: with ``right``."""
-    open_positions = turn.due if turn.due is not None else canvas.masks(turn.begin, turn.end)
-    predicted = [p for p in open_positions if p - canvas.shift not in kept]
+    """Whether fewer positions can be predicted beside ``kept`` than are due: with ``right``."""
+    candidates = turn.due
+    if candidates is None:
+        candidates = canvas.masks(canvas.prompt_length, turn.end)
+    predicted = [p for p in candidates if p - canvas.shift not in kept]
     return len(predicted) < (turn.count or 1)
 
 
@@ -189,7 +191,7 @@ def decode_dkv_pd(
         rows = [row for row in range(canvas.length) if row not in kept.rows]
         logits, everything = forward_beside(model, canvas, rows, kept)
         store, before = everything.take(sorted({*prompt_rows, *now})), now
-        canvas.computed([rows] * model.config.n_layers, full)
+        canvas.computed([rows] * model.config.n_layers, full or reload)
         canvas.decide(turn, rows, logits)
     return canvas.finish()
 

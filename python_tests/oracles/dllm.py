@@ -98,7 +98,7 @@ def decode_dllm(
         ]
         canvas.computed(
             passes[0].layer_rows,
-            refresh_prompt and refresh_response,
+            refresh_prompt or refresh_response,
             row_gap=min(one.gap for one in passes),
             entered=canvas.length - (0 if refresh_prompt else passes[0].first),
         )

@@ -14,6 +14,7 @@ from .sequence import Canvas, Record, Settings, TokenIds
 @dataclass(frozen=True)
 class BlockCacheOptions:
     refresh_steps: int | None = None
+    first_token: bool = True
 
 
 @torch.no_grad()
@@ -29,9 +30,11 @@ def decode_fast_dllm(
 
     A block [s, e) starts with a forward of the whole canvas, from whose logits tokens are committed
     as well; the forwards that follow compute rows [s, N) (prefix) or [s, e) (dual) against the K
-    and V kept from it. Whether the block is complete is tested before each of them. Dream's cached
-    rows begin with s - 1, which predicts s. ``refresh_steps`` repeats the whole forward inside a
-    block.
+    and V kept from it. Whether the block is complete is tested before each of them.
+    ``refresh_steps`` repeats the whole forward inside a block.
+
+    On Dream the whole forward commits position s alone, as in the authors' code, unless the
+    schedule asks for more or ``first_token`` is off; row s - 1 is computed while s is a mask.
     """
     canvas = Canvas(prompt, settings, ids, model.config.shift)
     k: list[torch.Tensor] = []
@@ -46,10 +49,14 @@ def decode_fast_dllm(
             rows = range(canvas.length)
             logits, k, v = model.forward(canvas.inputs())
         else:
-            first = turn.begin - canvas.shift
+            first = turn.begin
+            if canvas.masks(first, first + 1):
+                first -= canvas.shift
             rows = range(first, canvas.length if cache == "prefix" else turn.end)
             inputs = canvas.inputs(rows.start, rows.stop)
             logits = model.forward_rows(inputs, torch.tensor(rows), k, v)
         canvas.computed([rows] * model.config.n_layers, refresh)
-        canvas.decide(turn, rows, logits)
+        alone = refresh and options.first_token and options.refresh_steps is None
+        alone = alone and canvas.shift > 0 and turn.count in (None, 1)
+        canvas.decide(turn, rows, logits, [turn.begin] if alone else None)
     return canvas.finish()

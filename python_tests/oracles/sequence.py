@@ -202,9 +202,9 @@ class Canvas:
     ) -> None:
         """Records a forward; ``layer_rows`` are those of one pass, of which guidance makes two.
 
-        ``refresh``: cached rows of the whole canvas were recomputed. ``entered``: rows that entered
-        the stack, if not those of layer 0. ``other_rows``: those of guidance's other pass, if they
-        may differ.
+        ``refresh``: cached rows were recomputed by schedule. ``entered``: rows that entered the
+        stack, if not those of layer 0. ``other_rows``: those of guidance's other pass, if they may
+        differ.
         """
         record = self.record
         record.layer_rows.append([frozenset(rows) for rows in layer_rows])
@@ -220,17 +220,26 @@ class Canvas:
         if refresh:
             record.refresh_steps.append(self.step)
 
-    def decide(self, turn: Turn, rows: Sequence[int], logits: torch.Tensor) -> None:
+    def decide(
+        self,
+        turn: Turn,
+        rows: Sequence[int],
+        logits: torch.Tensor,
+        only: Sequence[int] | None = None,
+    ) -> None:
         """Ends a step: predictions from the logits ``[1 or 2, R, V]`` of ``rows``, and the commit.
 
         Candidates are the masks before the end of the block whose predicting row is among the rows;
         those that earlier blocks left behind (the mask id itself was predicted) are among them.
+        ``only``: no others than these, where the order is not fixed anyway.
         """
         guided = self.guided(logits)
         place = {row: i for i, row in enumerate(rows)}
         positions = self.masks(self.prompt_length, turn.end)
         if turn.due is not None:
             positions = [p for p in turn.due if p in positions]
+        elif only is not None:
+            positions = [p for p in only if p in positions]
         candidates = [
             self.predict(p, guided[place[p - self.shift]])
             for p in positions
@@ -331,7 +340,8 @@ class Canvas:
         """SPA-Cache's early stop: all behind the first end token is padding, committed or not."""
         end = self.end_position()
         if end is not None:
-            self.tokens[end + 1 :] = [self.ids.pad] * (self.length - end - 1)
+            self.end = end + 1
+            self.tokens[self.end :] = [self.ids.pad] * (self.length - self.end)
 
     def end_position(self) -> int | None:
         generated = range(self.prompt_length, self.length)

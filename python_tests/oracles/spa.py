@@ -27,6 +27,7 @@ class SpaOptions:
     first_ratio: float = 0.03
     peak_ratio: float = 0.25
     last_ratio: float = 0.13
+    layer_ratios: tuple[float, ...] | None = None
     kv_rows: str = "generated"
     reuse: str = "delta"
     reference_rows: str = "all"
@@ -36,6 +37,8 @@ class SpaOptions:
 
     def ratio(self, layer: int, n_layers: int) -> float:
         """The share of the generated rows that layer ``layer`` computes: a split Gaussian."""
+        if self.layer_ratios is not None:
+            return self.layer_ratios[layer]
         if self.budget == "uniform":
             return self.max_update_ratio
         scale = self.max_update_ratio / self.peak_ratio
@@ -176,7 +179,7 @@ def decode_spa(
             rows, own = one.forward(inputs[i : i + 1], mode)
             logits.append(own)
         canvas.computed(
-            passes[0].layer_rows, mode == "full", row_gap=min(one.gap for one in passes)
+            passes[0].layer_rows, mode != "sparse", row_gap=min(one.gap for one in passes)
         )
         canvas.decide(turn, rows, torch.stack(logits))
         every = options.early_stop_steps

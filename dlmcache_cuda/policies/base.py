@@ -55,6 +55,7 @@ class SlotPlan:
         marked: only the rows of the range that ``StepPlan.marks`` marks.
         window: only the leftmost so many masks may be committed; None: all.
         block_only: masks that earlier blocks left behind may not be committed.
+        slice_shift: on Dream, the first row that enters predicts its own position too.
         sparse: layers compute their budget of the rows only (``StackSpec.selection``).
         tested: layers test the drift of tracked rows (``StackSpec.tracking``).
     """
@@ -65,6 +66,7 @@ class SlotPlan:
     marked: bool = False
     window: int | None = None
     block_only: bool = False
+    slice_shift: bool = False
     sparse: bool = False
     tested: bool = False
 

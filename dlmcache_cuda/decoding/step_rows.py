@@ -141,7 +141,7 @@ class StepRows:
         return ops.find_rows(rows.row_index, rows.cu_rows, query, rows.capacity)
 
     def _floor(self, query: Tensor) -> Tensor:
-        """The first row that may predict each position: with ``slice_shift`` the first that enters."""
+        """The first row that may predict a position: the first that enters with ``slice_shift``."""
         capacity = self._canvas.capacity
         floors = torch.tensor(
             [plan.begin if plan.slice_shift else 0 for plan in self._plans], dtype=torch.int64

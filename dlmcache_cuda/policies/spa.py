@@ -140,7 +140,7 @@ def layer_ratios(config, n_layers: int) -> tuple[float, ...]:
 
 @register_policy("spa")
 class Spa(CachePolicy):
-    """Computes the rows whose singular proxy drifted most, within a budget per layer (SPA-Cache)."""
+    """Computes the rows whose singular proxy drifted most, within a budget (SPA-Cache)."""
 
     Config = SpaConfig
 
@@ -167,9 +167,7 @@ class Spa(CachePolicy):
         inside = config.slice_shift and view.shift > 0
         begin = view.prompt_length if inside else view.prompt_length - view.shift
         fresh = view.step % config.refresh_gen_steps == 0
-        return SlotPlan(
-            begin, view.length, refresh=fresh, sparse=not fresh, slice_shift=inside
-        )
+        return SlotPlan(begin, view.length, refresh=fresh, sparse=not fresh, slice_shift=inside)
 
     @classmethod
     def exact_config(cls) -> SpaConfig:

@@ -1,4 +1,4 @@
-"""What holds for every registered policy, on LLaDA and on Dream, with settings that do some work."""
+"""What holds for every policy, on LLaDA and on Dream, with settings that do some work."""
 
 from __future__ import annotations
 

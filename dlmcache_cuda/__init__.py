@@ -17,5 +17,7 @@ from dlmcache_cuda.decoding import decode as decode
 from dlmcache_cuda.model import Llada as Llada
 from dlmcache_cuda.model import load as load
 from dlmcache_cuda.policies import available_policies as available_policies
+from dlmcache_cuda.policies.presets import Preset as Preset
+from dlmcache_cuda.policies.presets import presets as presets
 
 __version__ = "0.1.0"

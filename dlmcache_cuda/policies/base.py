@@ -54,6 +54,7 @@ class SlotPlan:
         refresh: tells the statistics that cached rows were recomputed.
         marked: only the rows of the range that ``StepPlan.marks`` marks.
         window: only the leftmost so many masks may be committed; None: all.
+        block_only: masks that earlier blocks left behind may not be committed.
         sparse: layers compute their budget of the rows only (``StackSpec.selection``).
         tested: layers test the drift of tracked rows (``StackSpec.tracking``).
     """
@@ -63,6 +64,7 @@ class SlotPlan:
     refresh: bool
     marked: bool = False
     window: int | None = None
+    block_only: bool = False
     sparse: bool = False
     tested: bool = False
 

@@ -312,6 +312,12 @@ def preset_tasks(model_name: str) -> tuple[str, ...]:
     return tuple(task for task in TASKS if any(task in table for table in tables))
 
 
+def preset_caches(model_name: str) -> tuple[str, ...]:
+    """Policies that something was published for, on a model."""
+    tables = _PRESETS[_find("model_name", model_name, MODELS)]
+    return tuple(policy for policy in available_policies() if policy in tables)
+
+
 def _find(what: str, name: str, known: Sequence[str]) -> str:
     if not isinstance(name, str):
         raise TypeError(f"{what} must be a string, got {type(name).__name__}")

@@ -48,7 +48,7 @@ def values_of_steps(model, prompt, gen_length, steps):
     tokens = torch.cat((torch.tensor(prompt), torch.full((gen_length,), model.mask_token_id)))
     out = decode(model, [prompt], gen_length=gen_length, steps=steps, stop_at_eos=False)
     sequence = out.sequences[0]
-    for step in range(steps):
+    for step in range(sequence.forwards):
         canvas = tokens.clone()
         done = sequence.commit_step < step
         canvas[len(prompt) :][done] = sequence.ids[done]

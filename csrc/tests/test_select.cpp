@@ -125,18 +125,18 @@ void check_all(const Request& request, int64_t spare) {
 }
 
 TEST(random_scores) {
-  for (int seed = 0; seed < 12; ++seed) {
+  for (int seed = 0; seed < 6; ++seed) {
     check_all(random_request(seed, {33, 0, 1, 300, 64}, 0, seed % 2 == 0, seed % 3), seed % 4);
   }
 }
 TEST(ties_go_to_the_front) {
-  for (int seed = 0; seed < 12; ++seed) {
+  for (int seed = 0; seed < 6; ++seed) {
     check_all(random_request(50 + seed, {65, 0, 500, 2, 1}, 1 + seed % 4, seed % 2 == 0), seed % 3);
   }
 }
 TEST(large_blocks) {
-  for (int seed = 0; seed < 4; ++seed) {
-    check_all(random_request(100 + seed, {2500}, seed < 2 ? 0 : 5, seed % 2 == 0, 3), 2);
+  for (int seed = 0; seed < 2; ++seed) {
+    check_all(random_request(100 + seed, {2500}, seed < 1 ? 0 : 5, seed % 2 == 0, 3), 2);
   }
 }
 TEST(more_entries_than_a_block_has_threads) {
@@ -150,7 +150,7 @@ TEST(more_entries_than_a_block_has_threads) {
 TEST(special_values) {
   const float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
   for (const bool largest : {true, false}) {
-    for (int64_t k = 0; k <= 12; ++k) {
+    for (int64_t k = 0; k <= 12; k += 2) {
       Request request;
       request.largest = largest;
       request.score = {0.0f, -0.0f, inf, -inf, nan, 1e-45f, -1e-45f, 3e38f, -3e38f, -nan, 0.0f, -0.0f};

@@ -7,6 +7,8 @@
 #include "dlmcache/attention_mass.h"
 #include "dlmcache/commit.h"
 #include "dlmcache/cpu_info.h"
+#include "dlmcache/delta.h"
+#include "dlmcache/drift.h"
 #include "dlmcache/density.h"
 #include "dlmcache/head.h"
 #include "dlmcache/norm.h"
@@ -14,6 +16,7 @@
 #include "dlmcache/rope_cache.h"
 #include "dlmcache/row_list.h"
 #include "dlmcache/rows.h"
+#include "dlmcache/select.h"
 #include "dlmcache/swiglu.h"
 #include "dlmcache/tracked_drift.h"
 
@@ -50,6 +53,9 @@ DLMCACHE_DISPATCH_CPU(attention_merge_rows, dlmcache::AttentionParams)
 DLMCACHE_DISPATCH_CPU(uniform_rows, dlmcache::UniformRowsParams)
 DLMCACHE_DISPATCH_CPU(vocab_reduce_rows, dlmcache::VocabReduceParams)
 DLMCACHE_DISPATCH_CPU(vocab_finish_rows, dlmcache::VocabReduceParams)
+DLMCACHE_DISPATCH_CPU(cosine_drift_rows, dlmcache::CosineDriftParams)
+DLMCACHE_DISPATCH_CPU(select_rows, dlmcache::SelectRowsParams)
+DLMCACHE_DISPATCH_CPU(delta_update_rows, dlmcache::DeltaUpdateParams)
 DLMCACHE_DISPATCH_CPU(attention_mass_stats, dlmcache::AttentionMassParams)
 DLMCACHE_DISPATCH_CPU(attention_mass_merge_rows, dlmcache::AttentionMassParams)
 DLMCACHE_DISPATCH_CPU(attention_mass_blocks, dlmcache::AttentionMassParams)

@@ -10,6 +10,7 @@ from typing import Any
 
 from dlmcache_cuda.decoding.seeds import fresh_seed, sequence_seed
 from dlmcache_cuda.model import Llada
+from dlmcache_cuda.policies import CachePolicy
 from dlmcache_cuda.samplers import REMASKINGS, CommitRule, Factor, FixedK, Sampler, Threshold
 
 DEFAULT_BATCH_SIZE = 16
@@ -24,6 +25,7 @@ class DecodeSettings:
     sampler: Sampler
     stop_at_eos: bool
     callback: Callable[[Any], None] | None = None
+    trace: bool = False
 
     @property
     def num_blocks(self) -> int:
@@ -54,17 +56,19 @@ def _flag(name: str, value: Any) -> bool:
 
 def check_settings(
     model: Llada,
+    policy: CachePolicy,
     *,
     gen_length: int,
     block_length: int | None,
     steps: int | None,
     temperature: float,
     cfg_scale: float,
-    remasking: str,
+    remasking: str | None,
     threshold: float | None,
     factor: float | None,
     stop_at_eos: bool,
     callback: Callable[[Any], None] | None,
+    trace: bool,
     logits_eos_inf: bool,
     confidence_eos_eot_inf: bool,
 ) -> DecodeSettings:
@@ -77,6 +81,9 @@ def check_settings(
     block_length = gen_length if block_length is None else _integer("block_length", block_length, 1)
     if gen_length % block_length:
         raise ValueError(f"block_length must divide gen_length ({gen_length}), got {block_length}")
+    _check_policy(model, policy, remasking)
+    if remasking is None:
+        remasking = policy.remasking or "low_confidence"
     if remasking not in REMASKINGS:
         raise ValueError(f"remasking must be one of {', '.join(REMASKINGS)}, got {remasking!r}")
     if callback is not None and not callable(callback):
@@ -102,8 +109,25 @@ def check_settings(
         confidence_suppress_ids=without_confidence,
     )
     return DecodeSettings(
-        gen_length, block_length, sampler, _flag("stop_at_eos", stop_at_eos), callback
+        gen_length,
+        block_length,
+        sampler,
+        _flag("stop_at_eos", stop_at_eos),
+        callback,
+        _flag("trace", trace),
     )
+
+
+def _check_policy(model: Llada, policy: CachePolicy, remasking: str | None) -> None:
+    if model.shift not in policy.shifts:
+        raise ValueError(
+            f"cache {policy.name!r} is not defined for models that predict the following token "
+            f"({model.config.model_type})"
+        )
+    if policy.remasking is not None and remasking not in (None, policy.remasking):
+        raise ValueError(
+            f"cache {policy.name!r} needs remasking={policy.remasking!r}, got {remasking!r}"
+        )
 
 
 def _commit_rule(

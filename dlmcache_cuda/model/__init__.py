@@ -1,4 +1,4 @@
-"""LLaDA: reading a checkpoint and computing rows of it."""
+"""LLaDA and Dream: reading a checkpoint and computing rows of it."""
 
 from dlmcache_cuda.model.config import LladaConfig as LladaConfig
 from dlmcache_cuda.model.llada import Llada as Llada

@@ -38,8 +38,16 @@ _ILLADA_SETTINGS: dict[str, tuple[Any, ...]] = {
     "num_experts": (0,),
     "quantization_config": (),
 }
-# Our name (LLaDA's own) -> the key in an iLLaDA config, which is written in Llama's words.
-_ILLADA_KEYS = {
+_DREAM_SETTINGS: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("silu",),
+    "use_sliding_window": (False,),
+    "use_mrope": (False,),
+    "rope_scaling": ({"rope_type": "default"}, {"type": "default"}),
+    "num_experts": (0,),
+    "quantization_config": (),
+}
+# Our name (LLaDA's own) -> the key in a config that is written in the words of Llama and Qwen2.
+_LLAMA_KEYS = {
     "d_model": "hidden_size",
     "n_layers": "num_hidden_layers",
     "n_heads": "num_attention_heads",
@@ -48,16 +56,19 @@ _ILLADA_KEYS = {
     "max_sequence_length": "max_position_embeddings",
     "weight_tying": "tie_word_embeddings",
 }
-SUPPORTED_MODEL_TYPES = ("llada", "illada")
+_SETTINGS = {"llada": _LLADA_SETTINGS, "illada": _ILLADA_SETTINGS, "Dream": _DREAM_SETTINGS}
+SUPPORTED_MODEL_TYPES = tuple(_SETTINGS)
 
 
 @dataclass(frozen=True, slots=True)
 class LladaConfig:
-    """Sizes and constants of a LLaDA, under the names of LLaDA's own config.json.
+    """Sizes and constants of a model, LLaDA or Dream, under the names of LLaDA's own config.json.
 
-    ``llada`` (LLaDA-8B-Base, LLaDA-8B-Instruct, LLaDA-1.5 and their descendants) and ``illada``
-    (iLLaDA-8B) are one architecture: pre-norm blocks with RMSNorm, rotary embedding, grouped or
-    plain attention without a mask, SwiGLU, no biases.
+    ``llada`` (LLaDA-8B-Base, LLaDA-8B-Instruct, LLaDA-1.5 and their descendants), ``illada``
+    (iLLaDA-8B) and ``Dream`` (Dream-v0-Base-7B, Dream-v0-Instruct-7B, Dream-Coder) are one
+    architecture: pre-norm blocks with RMSNorm, rotary embedding, grouped or plain attention without
+    a mask, SwiGLU. Dream, a converted Qwen2, has biases on the query, key and value projections
+    and predicts one position ahead; see :attr:`shift`.
     """
 
     model_type: str
@@ -83,6 +94,20 @@ class LladaConfig:
     def head_dim(self) -> int:
         return self.d_model // self.n_heads
 
+    @property
+    def qkv_bias(self) -> bool:
+        """Whether the query, key and value projections have biases."""
+        return self.model_type == "Dream"
+
+    @property
+    def shift(self) -> int:
+        """How many positions before a masked one the row stands that predicts its token.
+
+        0: each row predicts its own token. 1 (Dream, which was an autoregressive model first): row
+        ``p - 1`` predicts the token at position ``p``.
+        """
+        return 1 if self.model_type == "Dream" else 0
+
     @classmethod
     def from_file(cls, path: Path) -> LladaConfig:
         """Read ``config.json``; see :meth:`from_dict`."""
@@ -99,8 +124,8 @@ class LladaConfig:
         """Read a published config.
 
         Args:
-            data: content of a LLaDA or iLLaDA ``config.json``. A switch that is absent has the
-                value of the published LLaDA-8B; sizes have no default.
+            data: content of a LLaDA, iLLaDA or Dream ``config.json``. A switch that is absent has
+                the value of the published models; sizes have no default.
             source: stands at the head of every error message.
 
         Raises:
@@ -113,16 +138,16 @@ class LladaConfig:
                 f"{source}: model_type {model_type!r} is not supported; "
                 f"supported are {', '.join(SUPPORTED_MODEL_TYPES)}"
             )
-        illada = model_type == "illada"
-        _refuse_other_settings(data, _ILLADA_SETTINGS if illada else _LLADA_SETTINGS, source)
-        names = _ILLADA_KEYS if illada else {}
+        _refuse_other_settings(data, _SETTINGS[model_type], source)
+        in_llama_words = model_type != "llada"
+        names = _LLAMA_KEYS if in_llama_words else {}
 
         def get(name: str) -> Any:
             return data.get(names.get(name, name))
 
         required = ["d_model", "n_layers", "n_heads", "vocab_size", "max_sequence_length"]
         required += ["rope_theta", "rms_norm_eps"]
-        if illada or data.get("mlp_ratio") is None:
+        if in_llama_words or data.get("mlp_ratio") is None:
             required.append("mlp_hidden_size")
         missing = [names.get(name, name) for name in required if get(name) is None]
         if missing:
@@ -168,7 +193,7 @@ class LladaConfig:
             eos_token_ids=_token_ids(data, "eos_token_id", source),
             pad_token_id=_token_id(data, "pad_token_id", source),
         )
-        config._check_sizes(source, data.get("head_dim") if illada else None)
+        config._check_sizes(source, data.get("head_dim") if in_llama_words else None)
         return config
 
     def _check_sizes(self, source: str, head_dim: int | None) -> None:

@@ -1,4 +1,4 @@
-"""LLaDA's forward over packed rows, and its predictions."""
+"""The forward of LLaDA and Dream over packed rows, and its predictions."""
 
 from __future__ import annotations
 
@@ -38,10 +38,12 @@ class Prediction(NamedTuple):
 
 
 class Llada:
-    """A LLaDA ready to compute. It holds no state of any decoding: threads may share it.
+    """A LLaDA or Dream ready to compute. It holds no state of any decoding: threads may share it.
 
     Attributes:
         config: sizes and constants.
+        shift: 0 where each row predicts its own token, 1 where row p - 1 predicts that of position
+            p (Dream).
         device, dtype: of the weights and of everything computed.
         mask_token_id: the token that stands for "not decided yet".
         end_token_ids: a text ends at the first of these.
@@ -60,6 +62,7 @@ class Llada:
         name: str | None = None,
     ) -> None:
         self.config = config
+        self.shift = config.shift
         self.device = weights.embedding.device
         self.dtype = weights.embedding.dtype
         self.mask_token_id = token_ids.mask
@@ -107,6 +110,7 @@ class Llada:
             block = layer.weights
             tensors += [block.attn_norm, block.qkv, block.attn_out]
             tensors += [block.ff_norm, block.gate_up, block.ff_out]
+            tensors += [] if block.qkv_bias is None else [block.qkv_bias]
         return sum(tensor.nbytes for tensor in tensors)
 
     def new_cache(self, num_slots: int, capacity: int) -> KVCache:
@@ -209,6 +213,9 @@ class Llada:
 
     def logits(self, input_ids: Tensor | Sequence[Tensor]) -> Tensor:
         """Logits of whole canvases, every position attending to all of its canvas.
+
+        Row p holds what the network says at position p: with :attr:`shift` 1 that is the
+        prediction of position p + 1.
 
         Args:
             input_ids: ``[B, N]`` int64, or a list of 1-D tensors of any lengths.

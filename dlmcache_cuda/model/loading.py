@@ -18,7 +18,7 @@ from dlmcache_cuda.model.weights import DTYPES, load_weights
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # Data only: no code of the repository is fetched, let alone run.
-_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
 
 
 def load(
@@ -29,7 +29,7 @@ def load(
     mask_token_id: int | None = None,
     end_token_ids: Iterable[int] | None = None,
 ) -> Llada:
-    """Read a LLaDA (Base, Instruct, 1.5, iLLaDA or a descendant) as published.
+    """Read a LLaDA (Base, Instruct, 1.5, iLLaDA or a descendant) or a Dream as published.
 
     Args:
         path: folder with config.json and safetensors weights, or an id on the Hugging Face hub.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dlmcache_cuda.model.config import LladaConfig
 
@@ -25,6 +25,8 @@ class WeightNames:
     gate: str
     up: str
     down: str
+    qkv_bias: tuple[str, str, str] | None = None
+    """Biases of the query, key and value projections, in models that have them."""
 
     def strip(self, name: str) -> str:
         """``name`` without the prefix that the published variants put in front."""
@@ -56,6 +58,9 @@ class WeightNames:
                 block + self.up: (inner, width),
                 block + self.down: (width, inner),
             }
+            if self.qkv_bias is not None:
+                for bias, size in zip(self.qkv_bias, (width, kv_width, kv_width), strict=True):
+                    shapes[block + bias] = (size,)
         return shapes
 
 
@@ -93,8 +98,13 @@ ILLADA_NAMES = WeightNames(
     up="mlp.up_proj.weight",
     down="mlp.down_proj.weight",
 )
+# Dream under those of stock Qwen2, which are Llama's and three biases.
+DREAM_NAMES = replace(
+    ILLADA_NAMES,
+    qkv_bias=("self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"),
+)
 
 
 def weight_names(config: LladaConfig) -> WeightNames:
     """The layout of a checkpoint of this ``model_type``."""
-    return ILLADA_NAMES if config.model_type == "illada" else LLADA_NAMES
+    return {"llada": LLADA_NAMES, "illada": ILLADA_NAMES, "Dream": DREAM_NAMES}[config.model_type]

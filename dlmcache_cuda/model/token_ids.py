@@ -45,6 +45,12 @@ KNOWN_CHECKPOINTS = (
         "iLLaDA-8B-Base, iLLaDA-8B-Instruct", ("illada", "llada"), 155136, 32, 4096,
         mask=5, end=(),
     ),
+    # Their config names 151643 <|endoftext|> (end and padding) and 151666 <|mask|>; chat answers
+    # end with 151645 <|im_end|>, which is the tokenizer's end of text.
+    KnownCheckpoints(
+        "Dream-v0-Base-7B, Dream-v0-Instruct-7B, Dream-Coder", ("Dream",), 152064, 28, 3584,
+        mask=151666, end=(151643, 151645),
+    ),
 )  # fmt: skip
 
 

@@ -42,6 +42,8 @@ class BlockWeights:
     """``[2 F, W]``: gate, then up projection."""
     ff_out: Tensor
     """``[W, F]``: down projection."""
+    qkv_bias: Tensor | None = None
+    """``[(H + 2 Hkv) D]``, in the order of ``qkv``; None in models without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ def load_weights(
     blocks = []
     for layer in range(config.n_layers):
         block = names.block.format(layer)
+        biases = names.qkv_bias
         blocks.append(
             BlockWeights(
                 attn_norm=pack(block + names.attn_norm),
@@ -108,6 +111,7 @@ def load_weights(
                 ff_norm=pack(block + names.ff_norm),
                 gate_up=pack(block + names.gate, block + names.up),
                 ff_out=pack(block + names.down),
+                qkv_bias=None if biases is None else pack(*(block + bias for bias in biases)),
             )
         )
     return ModelWeights(embedding, pack(names.final_norm), head, tuple(blocks))

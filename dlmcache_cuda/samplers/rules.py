@@ -19,6 +19,8 @@ class CommitRule(ABC):
 
     code: ClassVar[int]  # the rule's number in ops.commit_
 
+    ranked: ClassVar[bool] = False  # ranks by any score, not only by confidence
+
     @property
     def value(self) -> float:
         """``rule_value`` of ``ops.commit_``."""
@@ -30,6 +32,10 @@ class CommitRule(ABC):
 
         0 means that the block has no further step.
         """
+
+    def is_over(self, step_in_block: int, block_masks: int) -> bool:
+        """Whether a block has no further step, whatever is left in it."""
+        return self.num_commit(step_in_block, block_masks) == 0
 
     @property
     def bounded(self) -> bool:
@@ -49,6 +55,7 @@ class FixedK(CommitRule):
 
     steps_per_block: int
     code: ClassVar[int] = 0
+    ranked: ClassVar[bool] = True
 
     def num_commit(self, step_in_block: int, block_masks: int) -> int:
         if step_in_block >= self.steps_per_block:

@@ -10,10 +10,11 @@ from dlmcache_cuda import ops
 from dlmcache_cuda.cache.row_list import RowList
 from dlmcache_cuda.samplers.rules import CommitRule
 
-REMASKINGS = ("low_confidence", "random")
+REMASKINGS = ("low_confidence", "random", "random_order")
 
 # Streams of the counter-based random numbers; stream 0 is the Gumbel noise of the head.
 RANDOM_REMASKING_STREAM = 1
+RANDOM_ORDER_STREAM = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,8 @@ class Sampler:
     Args:
         rule: how many candidates are committed.
         remasking: ``low_confidence`` ranks candidates by the probability of their token,
-            ``random`` by a number drawn anew for every position at every step.
+            ``random`` by a number drawn anew for every position at every step, ``random_order``
+            commits in an order that is drawn once per block.
         temperature: of the Gumbel-max choice of tokens; 0 takes the most probable token.
         cfg_scale: weight of unsupervised classifier-free guidance; 0 is off.
         suppress_ids: token ids that are never predicted and take no probability.
@@ -39,7 +41,7 @@ class Sampler:
 
     def score(self, candidates: RowList, seeds: Tensor, steps: Tensor) -> Tensor | None:
         """What ranks the candidates ``[R]`` fp32, or None for their confidence."""
-        if self.remasking == "low_confidence":
+        if self.remasking != "random":
             return None
         return ops.uniform_rows(
             candidates.row_index, candidates.capacity, seeds, steps, RANDOM_REMASKING_STREAM

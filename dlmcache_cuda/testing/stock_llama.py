@@ -8,30 +8,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-# LLaDA's name -> stock Llama's.
-BLOCK_NAMES = {
-    "attn_norm": "input_layernorm",
-    "q_proj": "self_attn.q_proj",
-    "k_proj": "self_attn.k_proj",
-    "v_proj": "self_attn.v_proj",
-    "attn_out": "self_attn.o_proj",
-    "ff_norm": "post_attention_layernorm",
-    "ff_proj": "mlp.gate_proj",
-    "up_proj": "mlp.up_proj",
-    "ff_out": "mlp.down_proj",
-}
-OUTER_NAMES = {
-    "wte.weight": "model.embed_tokens.weight",
-    "ln_f.weight": "model.norm.weight",
-    "ff_out.weight": "lm_head.weight",
-}
-
-
-def stock_name(name: str) -> str:
-    if name in OUTER_NAMES:
-        return OUTER_NAMES[name]
-    _, layer, leaf, _ = name.split(".")
-    return f"model.layers.{layer}.{BLOCK_NAMES[leaf]}.weight"
+from dlmcache_cuda.testing.stock_names import stock_name
 
 
 def stock_model(

@@ -1,4 +1,4 @@
-"""Random LLaDA checkpoints, written independently of the package's loader."""
+"""Random LLaDA and Dream checkpoints, written independently of the package's loader."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+
+from dlmcache_cuda.testing.stock_names import stock_name
+from dlmcache_cuda.testing.tiny_dream import (
+    in_llada_words,
+    random_dream_config,
+    random_qkv_biases,
+)
 
 DEFAULTS = {
     "model_type": "llada",
@@ -36,8 +43,10 @@ DEFAULTS = {
 def random_config(**config: Any) -> dict[str, Any]:
     """A LLaDA config.json: small defaults, mask and end of text at the end of the vocabulary.
 
-    A value of None removes the key.
+    A value of None removes the key. With ``model_type="Dream"`` a Dream config.json.
     """
+    if config.get("model_type") == "Dream":
+        return random_dream_config(**config)
     data = DEFAULTS | config
     vocab = data["vocab_size"]
     data.setdefault("embedding_size", vocab)
@@ -48,12 +57,21 @@ def random_config(**config: Any) -> dict[str, Any]:
 
 
 def random_weights(config: dict[str, Any], seed: int = 0) -> dict[str, Tensor]:
-    """fp32 weights of a LLaDA config under LLaDA's names, without prefix.
+    """fp32 weights of a LLaDA config under LLaDA's names without prefix, or of a Dream config
+    under Dream's names.
 
     Scaled so that attention and feed-forward both matter and predictions are neither flat nor
     saturated.
     """
     generator = torch.Generator().manual_seed(seed)
+    if config["model_type"] == "Dream":
+        weights = _llada_weights(in_llada_words(config), generator)
+        named = {stock_name(name): value for name, value in weights.items()}
+        return named | random_qkv_biases(config, generator)
+    return _llada_weights(config, generator)
+
+
+def _llada_weights(config: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
     width, inner = config["d_model"], config["mlp_hidden_size"]
     kv_width = width // config["n_heads"] * (config.get("n_kv_heads") or config["n_heads"])
     vocab = config.get("embedding_size") or config["vocab_size"]
@@ -120,23 +138,26 @@ def random_checkpoint(
     *,
     dtype: torch.dtype = torch.float32,
     shards: int = 2,
-    prefix: str = "model.transformer.",
+    prefix: str | None = None,
     tokenizer: bool = False,
     **config: Any,
 ) -> Path:
-    """A random LLaDA checkpoint in ``folder``.
+    """A random LLaDA or Dream checkpoint in ``folder``.
 
     Args:
         folder: made where it does not exist.
         seed: of the weights.
         dtype: of the stored weights.
         shards: number of safetensors files.
-        prefix: in front of every weight's name.
+        prefix: in front of every weight's name. Default: as published.
         tokenizer: also write one whose words are ``w0``, ``w1``, ... for the ids.
-        config: keys of config.json that differ from :data:`DEFAULTS`; None removes one.
+        config: keys of config.json that differ from :data:`DEFAULTS`; None removes one. With
+            ``model_type="Dream"`` a Dream, with sizes under LLaDA's names or its own.
     """
     data = random_config(**config)
     weights = {name: value.to(dtype) for name, value in random_weights(data, seed).items()}
+    if prefix is None:
+        prefix = "" if data["model_type"] == "Dream" else "model.transformer."
     folder = write_checkpoint(folder, data, weights, shards=shards, prefix=prefix)
     if tokenizer:
         write_tokenizer(folder, data)
@@ -182,5 +203,5 @@ def random_model(
     from dlmcache_cuda.model import load
 
     with tempfile.TemporaryDirectory() as folder:
-        random_checkpoint(Path(folder) / "random_llada", seed, shards=1, **config)
-        return load(Path(folder) / "random_llada", device=device, dtype=dtype)
+        random_checkpoint(Path(folder) / "random", seed, shards=1, **config)
+        return load(Path(folder) / "random", device=device, dtype=dtype)

@@ -44,6 +44,34 @@ LLADA_8B = {
     "weight_tying": False,
 }
 
+# As published with Dream-v0-Instruct-7B, without what concerns training and transformers.
+DREAM_7B = {
+    "model_type": "Dream",
+    "attention_dropout": 0.0,
+    "bos_token_id": 151643,
+    "eos_token_id": 151643,
+    "hidden_act": "silu",
+    "hidden_size": 3584,
+    "initializer_range": 0.02,
+    "intermediate_size": 18944,
+    "mask_token_id": 151666,
+    "max_position_embeddings": 131072,
+    "max_window_layers": 28,
+    "num_attention_heads": 28,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 4,
+    "pad_token_id": 151643,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": None,
+    "rope_theta": 1000000.0,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "use_cache": True,
+    "use_mrope": False,
+    "use_sliding_window": False,
+    "vocab_size": 152064,
+}
+
 
 def read(**changes):
     return LladaConfig.from_dict({**random_config(), **changes}, "here")
@@ -55,6 +83,43 @@ def test_published_config():
     assert (config.mask_token_id, config.eos_token_ids) == (126336, (126081,))
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.n_layers = 1
+
+
+def test_published_dream_config():
+    config = LladaConfig.from_dict(DREAM_7B)
+    assert (config.d_model, config.n_layers, config.mlp_hidden_size) == (3584, 28, 18944)
+    assert (config.head_dim, config.n_heads, config.n_kv_heads) == (128, 28, 4)
+    assert (config.vocab_size, config.embedding_size) == (152064, 152064)
+    assert (config.rope_theta, config.rms_norm_eps) == (1e6, 1e-6)
+    assert (config.qkv_bias, config.shift, config.weight_tying) == (True, 1, False)
+    assert (config.mask_token_id, config.eos_token_ids) == (151666, (151643,))
+    llada = LladaConfig.from_dict(LLADA_8B)
+    assert (llada.qkv_bias, llada.shift) == (False, 0)
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("hidden_act", "gelu"),
+        ("use_sliding_window", True),
+        ("use_mrope", True),
+        ("rope_scaling", {"rope_type": "yarn", "factor": 4.0}),
+        ("num_experts", 8),
+        ("quantization_config", {"quant_method": "awq"}),
+    ],
+)
+def test_what_is_not_implemented_of_dream_is_named(key, value):
+    with pytest.raises(ValueError) as caught:
+        LladaConfig.from_dict({**DREAM_7B, key: value}, "here")
+    assert str(caught.value).startswith(f"here: {key} = {value!r} is not implemented, only ")
+
+
+def test_head_size_of_dream_is_width_by_heads():
+    assert LladaConfig.from_dict({**DREAM_7B, "head_dim": 128}).head_dim == 128
+    with pytest.raises(ValueError, match="here: head_dim 64 is not the width / heads = 128"):
+        LladaConfig.from_dict({**DREAM_7B, "head_dim": 64}, "here")
+    with pytest.raises(ValueError, match="here: missing hidden_size, num_hidden_layers, num_atten"):
+        LladaConfig.from_dict({"model_type": "Dream"}, "here")
 
 
 def test_what_may_be_left_out():
@@ -94,9 +159,11 @@ def test_what_is_not_implemented_is_named(key, value):
     assert str(caught.value).startswith(f"here: {key} = {value!r} is not implemented, only ")
 
 
-@pytest.mark.parametrize("model_type", ["Dream", "llama", None])
+@pytest.mark.parametrize("model_type", ["dream", "llama", None])
 def test_unknown_model_type(model_type):
-    with pytest.raises(ValueError, match="is not supported; supported are llada, illada") as caught:
+    with pytest.raises(
+        ValueError, match="is not supported; supported are llada, illada, Dream"
+    ) as caught:
         read(model_type=model_type)
     assert repr(model_type) in str(caught.value)
 

@@ -112,9 +112,9 @@ def test_hub_config_is_checked_before_the_weights_are_fetched(tmp_path, monkeypa
 
     def snapshot_download(hub_id, allow_patterns):
         asked.append(allow_patterns)
-        return str(random_checkpoint(tmp_path, model_type="Dream"))
+        return str(random_checkpoint(tmp_path, model_type="llama"))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    with pytest.raises(ValueError, match="model_type 'Dream' is not supported"):
-        load("someone/some-dream", device="cpu")
+    with pytest.raises(ValueError, match="model_type 'llama' is not supported"):
+        load("someone/some-llama", device="cpu")
     assert asked == [["config.json"]]

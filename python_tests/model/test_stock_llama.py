@@ -7,7 +7,8 @@ import torch
 
 from dlmcache_cuda.model import load
 from dlmcache_cuda.testing.compare import assert_close_to_reference
-from dlmcache_cuda.testing.stock_llama import stock_logits, stock_model, stock_name
+from dlmcache_cuda.testing.stock_llama import stock_logits, stock_model
+from dlmcache_cuda.testing.stock_names import stock_name
 from dlmcache_cuda.testing.tiny_model import random_config, random_weights, write_checkpoint
 
 CONFIGS = {

@@ -24,6 +24,19 @@ ILLADA_8B = {
     "eos_token_id": 2,
 }
 
+DREAM_7B = {
+    "model_type": "Dream",
+    "hidden_size": 3584,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "intermediate_size": 18944,
+    "max_position_embeddings": 131072,
+    "vocab_size": 152064,
+    "rope_theta": 1e6,
+    "rms_norm_eps": 1e-6,
+}
+
 
 def llada(**changes) -> LladaConfig:
     return LladaConfig.from_dict({**random_config(), **changes})
@@ -50,6 +63,14 @@ def test_table_fills_what_the_config_leaves_out():
     sizes = {**LLADA_8B, "vocab_size": 155136, "embedding_size": 155136}
     config = llada(**sizes, mask_token_id=None, eos_token_id=2, pad_token_id=None)
     assert resolve_token_ids(config, "here") == TokenIds(5, (2,), 2)
+
+
+def test_dream_ends_a_turn_too():
+    config = LladaConfig.from_dict(DREAM_7B)
+    assert resolve_token_ids(config, "here") == TokenIds(151666, (151643, 151645), 151643)
+    published = {"mask_token_id": 151666, "eos_token_id": 151643, "pad_token_id": 151643}
+    config = LladaConfig.from_dict({**DREAM_7B, **published})
+    assert resolve_token_ids(config, "here") == TokenIds(151666, (151643, 151645), 151643)
 
 
 def test_user_wins():

@@ -12,7 +12,7 @@ from oracles.cases import decode_settings
 from oracles.compare import assert_equals_oracle, load_pair, make_config, random_prompts
 from oracles.sequence import Record, Settings
 
-EXAMPLES = int(os.environ.get("DLMCACHE_TEST_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("DLMCACHE_TEST_EXAMPLES", "10"))
 MODELS: dict[str, dict[str, Any]] = {
     "mha": {"n_layers": 2},
     "gqa": {"n_layers": 3, "n_kv_heads": 2},
@@ -47,7 +47,7 @@ GREEDY: dict[str, dict[str, Any]] = {
 
 
 def check(
-    cache: Any, options: Settings, model: str, model_seed: int = 2, lengths=(6, 1, 11)
+    cache: Any, options: Settings, model: str, model_seed: int = 2, lengths=(6, 1)
 ) -> list[Record]:
     pair = load_pair(model_seed, **MODELS[model])
     prompts = random_prompts(model_seed, list(lengths))

@@ -202,7 +202,7 @@ def differing(responses: list[list[int]], others: list[list[int]]) -> float:
 def lines_of(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict]:
     """All lines of the table, in its order."""
     policies = [name for name in available_policies() if name != "none"]
-    for split in SPLITS:
+    for split in arguments.splits:
         vanilla = [Setting("none"), Setting("none", {}, BLOCK_LENGTH)]
         order = [Setting("none", {}, BLOCK_LENGTH, remasking="random_order")]
         rows: list[tuple[str, Setting]] = [("vanilla", setting) for setting in vanilla + order]
@@ -254,10 +254,11 @@ def draw(lines: list[dict], path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "dlmcache"
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(SPLITS), figsize=(11, 4.2), sharex=True)
+    splits = list(dict.fromkeys(line["split"] for line in lines))
+    figure, axes = pyplot.subplots(1, len(splits), figsize=(11, 4.2), sharex=True, squeeze=False)
     names = [name for name in available_policies() if name != "none"]
     colors = {name: pyplot.get_cmap("tab20")(i) for i, name in enumerate(names)}
-    for axis, split in zip(axes, SPLITS, strict=True):
+    for axis, split in zip(axes[0], splits, strict=True):
         axis.axhline(
             100 * next(line["exact"] for line in lines if line["split"] == split),
             color="grey", linewidth=0.8, linestyle=":", label="vanilla",
@@ -274,7 +275,7 @@ def draw(lines: list[dict], path: Path) -> None:
         axis.set_xlabel("rows computed, % of vanilla")
         axis.set_ylabel("exact answers, %")
         axis.grid(alpha=0.3)
-    axes[-1].legend(fontsize=7, loc="lower right", title="o published, scaled   ^ least work")
+    axes[0, -1].legend(fontsize=7, loc="lower right", title="o published, scaled   ^ least work")
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
 
@@ -283,6 +284,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     parser.add_argument("--questions", type=int, default=500, help="of each split")
     parser.add_argument("--tune-questions", type=int, default=100, help="for the search")
+    parser.add_argument("--splits", nargs="+", choices=list(SPLITS), default=list(SPLITS))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("build/bench/quality.json"))
     arguments = parser.parse_args()

@@ -340,9 +340,7 @@ class Decoder:
             if self.canvas.guided:
                 slot.computed += result.computed[place + len(self.slots)]
             slot.refreshes += plan.slots[place].refresh
-            reasons[place] = slot.advance(
-                statuses[place], self.settings.stop_at_eos, cuts[place]
-            )
+            reasons[place] = slot.advance(statuses[place], self.settings.stop_at_eos, cuts[place])
         if self.settings.callback is not None:
             self._report(active, reasons, result, candidates, committed)
         finished = {}
@@ -355,9 +353,7 @@ class Decoder:
 
     def _trace(self, plan: StepPlan, result: StackResult, active) -> None:
         capacity = self.canvas.capacity
-        layers = [
-            (rows.row_index.cpu(), rows.cu_rows.tolist(), rows) for rows in result.layer_rows
-        ]
+        layers = [(rows.row_index.cpu(), rows.cu_rows.tolist(), rows) for rows in result.layer_rows]
         for place, slot in active:
             rows = tuple(
                 index[bounds[place] : bounds[place + 1]] - place * capacity

@@ -96,7 +96,8 @@ class Slot:
         like those of the block, wherever their rows are computed, unless the plan leaves them out.
         A plan that starts inside the generation region starts at the block.
         """
-        before = max(self.prompt_length - self.shift, 0)
+        shift = 0 if plan.slice_shift else self.shift
+        before = max(self.prompt_length - shift, 0)
         if plan.block_only or plan.begin > before:
             return self.block_begin
         return self.prompt_length

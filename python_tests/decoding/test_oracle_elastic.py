@@ -49,27 +49,29 @@ def decode(pair, prompts, cache: Any, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("gamma", GAMMAS)
-def test_options(gamma, options, model):
-    decoding = Settings(10, stop_at_eos="interval" in options)
-    check(make_pair(model, 1 + len(options)), decoding, gamma=gamma, **options)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options(name, model):
+    """Each setting with two of the gammas, another two for each model."""
+    place = list(OPTIONS).index(name) + 2 * list(MODELS).index(model)
+    for gamma in (GAMMAS[place % len(GAMMAS)], GAMMAS[(place + 2) % len(GAMMAS)]):
+        pair = make_pair(model, 1 + place % 3)
+        check(pair, Settings(10, stop_at_eos=False), gamma=gamma, **OPTIONS[name])
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("commit", COMMITS)
 def test_commits(commit, model):
-    for gamma, window in ((0.95, 4), (0.98, 7)):
-        decoding = Settings(12, **COMMITS[commit])
-        check(make_pair(model, 4), decoding, gamma=gamma, window_length=window)
+    gamma, window = [(0.95, 4), (0.98, 7)][len(model + commit) % 2]
+    decoding = Settings(12, **COMMITS[commit])
+    check(make_pair(model, 4), decoding, gamma=gamma, window_length=window)
 
 
 def test_these_tests_meet_every_boundary_and_both_ends():
     """Otherwise they would prove little."""
     boundaries, reasons, cut = set(), set(), 0
-    for model_seed in range(4):
+    for model_seed in range(3):
         pair = make_pair("llada", model_seed)
-        for gamma in GAMMAS:
+        for gamma in (0.9, 0.95):
             prompts = random_prompts(model_seed, LENGTHS)
             for record in check(pair, Settings(12), prompts, gamma=gamma, window_length=4):
                 boundaries |= set(record.boundaries)
@@ -86,19 +88,19 @@ def test_ragged_batches_equal_singles_and_every_sequence_has_its_own_boundary():
     prompts = random_prompts(2, [3, 11, 1, 7, 20])
     seeds = [11, 5, 2**40, 0, 2**62 + 1]
     cache = make_config("elastic", gamma=0.96, window_length=5)
+    apart = 0
     for options in ({"block_length": 8}, {"threshold": 0.35}, {"temperature": 0.7}):
         options = {"gen_length": 16, "stop_at_eos": False, **options}
         batches = [
             decode(pair, prompts, cache, seed=seeds, batch_size=size, **options) for size in (5, 2)
         ]
-        apart = 0
         for i, prompt in enumerate(prompts):
             (single,) = decode(pair, [prompt], cache, seed=[seeds[i]], **options).sequences
             for batch in batches:
                 assert_same_course(batch.sequences[i], single, f"sequence {i}, {options}")
         for steps in zip_longest(*(s.trace for s in batches[0].sequences)):
             apart += len({step.boundary for step in steps if step is not None}) > 2
-        assert apart > 0
+    assert apart > 3
 
 
 def assert_same_course(one: Any, other: Any, where: str) -> None:
@@ -153,7 +155,7 @@ def test_gamma_above_one_fails_in_layer_zero_of_every_step(model):
 
 def test_a_failed_test_of_the_last_layer_is_a_trigger_without_rows():
     seen = 0
-    for model_seed in range(4):
+    for model_seed in range(2):
         pair = make_pair("llada", model_seed)
         for record in check(pair, Settings(12, stop_at_eos=False), gamma=0.93, window_length=4):
             for step, boundary in enumerate(record.boundaries):

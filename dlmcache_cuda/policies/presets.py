@@ -6,11 +6,13 @@ Only what was published stands here. A field that a source leaves open is None a
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from dlmcache_cuda.policies.base import PolicyConfig
+from dlmcache_cuda.policies.composed import ComposedConfig
 from dlmcache_cuda.policies.d2 import D2Config
 from dlmcache_cuda.policies.dkv_decode import DkvDecodeConfig
 from dlmcache_cuda.policies.dkv_greedy import DkvGreedyConfig
@@ -19,7 +21,7 @@ from dlmcache_cuda.policies.dkv_prefill import DkvPrefillConfig
 from dlmcache_cuda.policies.dllm import DllmConfig
 from dlmcache_cuda.policies.elastic import ElasticConfig
 from dlmcache_cuda.policies.fast_dllm import DualConfig, PrefixConfig
-from dlmcache_cuda.policies.registry import available_policies
+from dlmcache_cuda.policies.registry import available_policies, make_policy
 from dlmcache_cuda.policies.spa import SpaConfig
 from dlmcache_cuda.policies.vanilla import VanillaConfig
 
@@ -61,9 +63,10 @@ class Preset:
         return {name: value for name, value in set_fields.items() if value is not None}
 
 
+_BUNDLED = "tiny_llada"
 _BASE, _INSTRUCT, _LLADA_15 = "LLaDA-8B-Base", "LLaDA-8B-Instruct", "LLaDA-1.5"
 _DREAM_BASE, _DREAM_INSTRUCT = "Dream-v0-Base-7B", "Dream-v0-Instruct-7B"
-MODELS = (_BASE, _INSTRUCT, _LLADA_15, _DREAM_BASE, _DREAM_INSTRUCT)
+MODELS = (_BASE, _INSTRUCT, _LLADA_15, _DREAM_BASE, _DREAM_INSTRUCT, _BUNDLED)
 TASKS = ("gsm8k", "math", "humaneval", "mbpp", "gpqa", "bbh", "mmlu", "mmlu_pro")
 _OTHER_NAMES = {
     "gsm8k_cot": "gsm8k",
@@ -265,15 +268,42 @@ def _d2() -> Iterator[_Row]:
         yield model, "d2", None, Preset(D2Config(), source)
 
 
+def _bundled() -> Iterator[_Row]:
+    """The published settings, shrunk to the bundled model.
+
+    They count on 256 tokens (dKV-Cache's blocks: on 32); this model decodes 96 in blocks of 32, so
+    that intervals, windows and row counts shrink to 3/8.
+    """
+    source = "published settings, lengths and intervals shrunk to the bundled model's 96 tokens"
+    blocks: list[PolicyConfig] = [
+        VanillaConfig(),
+        PrefixConfig(),
+        DualConfig(),
+        DkvDecodeConfig(),
+        DkvGreedyConfig(),
+        SpaConfig(refresh_steps=19, refresh_gen_steps=3),
+        DllmConfig(prompt_interval_steps=19, gen_interval_steps=2),
+    ]
+    whole: list[PolicyConfig] = [
+        DkvPrefillConfig(),
+        DkvPdConfig(),
+        ElasticConfig(window_length=6),
+        D2Config(current_k=12),
+        ComposedConfig(window_length=6),
+    ]
+    for configs, block_length in ((blocks, 32), (whole, 96)):
+        for config in configs:
+            preset = Preset(config, source, gen_length=96, block_length=block_length)
+            yield _BUNDLED, make_policy(config).name, None, preset
+
+
+@functools.cache
 def _by_model() -> dict[str, dict[str, dict[str | None, Preset]]]:
     tables: dict[str, dict[str, dict[str | None, Preset]]] = {model: {} for model in MODELS}
-    for rows in (_vanilla, _fast_dllm, _dkv, _elastic, _spa, _dllm, _d2):
+    for rows in (_bundled, _vanilla, _fast_dllm, _dkv, _elastic, _spa, _dllm, _d2):
         for model, policy, task, preset in rows():
             tables[model].setdefault(policy, {})[task] = preset
     return tables
-
-
-_PRESETS = _by_model()
 
 
 def presets(model_name: str, task: str | None = None) -> dict[str, Preset]:
@@ -294,7 +324,7 @@ def presets(model_name: str, task: str | None = None) -> dict[str, Preset]:
     Raises:
         ValueError: nothing was published for a model or task of this name; the message lists them.
     """
-    tables = _PRESETS[_find("model_name", model_name, MODELS)]
+    tables = _by_model()[_find("model_name", model_name, MODELS)]
     if task is not None:
         task = _find("task", task, TASKS)
     found = {}
@@ -308,13 +338,13 @@ def presets(model_name: str, task: str | None = None) -> dict[str, Preset]:
 
 def preset_tasks(model_name: str) -> tuple[str, ...]:
     """Tasks that something was published for, on a model."""
-    tables = _PRESETS[_find("model_name", model_name, MODELS)].values()
+    tables = _by_model()[_find("model_name", model_name, MODELS)].values()
     return tuple(task for task in TASKS if any(task in table for table in tables))
 
 
 def preset_caches(model_name: str) -> tuple[str, ...]:
     """Policies that something was published for, on a model."""
-    tables = _PRESETS[_find("model_name", model_name, MODELS)]
+    tables = _by_model()[_find("model_name", model_name, MODELS)]
     return tuple(policy for policy in available_policies() if policy in tables)
 
 

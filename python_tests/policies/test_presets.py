@@ -9,6 +9,7 @@ import pytest
 
 import dlmcache_cuda
 from dlmcache_cuda import presets
+from dlmcache_cuda.assets.questions import make_questions
 from dlmcache_cuda.decoding.arguments import check_settings
 from dlmcache_cuda.policies import available_policies, make_policy
 from dlmcache_cuda.policies.layer_budget import split_gaussian
@@ -19,6 +20,7 @@ from dlmcache_cuda.testing.tiny_model import random_model
 CASES = [
     (model, task, policy)
     for model in MODELS
+    if model != "tiny_llada"
     for task in (None, *TASKS)
     for policy in presets(model, task)
 ]
@@ -187,6 +189,15 @@ def test_elastic_cache():
         config = presets("Dream-v0-Base-7B", task)["elastic"].config
         assert (config.window_length, config.gamma) == expected
     assert "elastic" not in presets("Dream-v0-Base-7B", "mbpp")
+
+
+def test_the_bundled_model_has_every_policy_in_its_measure():
+    fitted = presets("tiny_llada")
+    assert set(fitted) == set(available_policies())
+    question = make_questions(1, seed=4)[0]
+    chat = [{"role": "user", "content": question.prompt}]
+    out = dlmcache_cuda.decode(dlmcache_cuda.load(), chat, **fitted["elastic"].arguments())
+    assert out.text == [question.answer]
 
 
 def test_d2_cache_has_one_setting_for_all_tasks():

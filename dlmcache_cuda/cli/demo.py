@@ -153,8 +153,8 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(table)
     console.print(
         "commits: tokens per step, or the confidence from which a token is committed. tokens/s and "
-        "/forward (tokens per forward) count what stands before the end of the text. rows: rows computed. "
-        "rows and speed are against the first line.",
+        "/forward (tokens per forward) count what stands before the end of the text. rows: rows "
+        "computed. rows and speed are against the first line.",
         highlight=False,
     )
     return 0

@@ -240,10 +240,13 @@ def test_chat_survives_a_message_that_is_too_long(monkeypatch, capsys):
 def test_demo_shows_every_cache_and_right_answers(capsys):
     assert main(["demo", "--questions", "2", "--json"]) == 0
     results = json.loads(capsys.readouterr().out)
-    assert {result["cache"] for result in results} >= {"none", "prefix", "dual"}
-    assert all(result["right"] == 2 for result in results)
+    assert {result["cache"] for result in results} == set(dlmcache_cuda.available_policies())
+    right = {(result["cache"], result["commits"]): result["right"] for result in results}
+    # The others lose answers on this model, at one setting or the other: the README says which.
+    for cache in ("none", "prefix", "dual", "dkv-decode", "dkv-pd", "dkv-prefill", "elastic"):
+        assert right[cache, "1/step"] == right[cache, ">= 0.9"] == 2, cache
     dual = next(result for result in results if result["cache"] == "dual")
     assert dual["rows_relative"] < 0.5
     assert main(["demo", "--questions", "1"]) == 0
     table = capsys.readouterr().out
-    assert "per forward" in table and "dual" in table and "Question" in table
+    assert "/forward" in table and "dual" in table and "Question" in table

@@ -17,7 +17,7 @@ from oracles.vanilla import decode_vanilla
 
 import dlmcache_cuda
 
-EXAMPLES = int(os.environ.get("DLMCACHE_TEST_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("DLMCACHE_TEST_EXAMPLES", "10"))
 SEEDS = [3, 2**33, 2**61 + 9]
 LENGTHS = [6, 1, 11]
 # The similarities of random models: which layer fails first moves down as gamma grows.
@@ -51,11 +51,11 @@ def decode(pair, prompts, cache: Any, **options: Any) -> Any:
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", OPTIONS)
 def test_options(name, model):
-    """Each setting with two of the gammas, another two for each model."""
-    place = list(OPTIONS).index(name) + 2 * list(MODELS).index(model)
-    for gamma in (GAMMAS[place % len(GAMMAS)], GAMMAS[(place + 2) % len(GAMMAS)]):
-        pair = make_pair(model, 1 + place % 3)
-        check(pair, Settings(10, stop_at_eos=False), gamma=gamma, **OPTIONS[name])
+    """Each setting with another gamma for each model."""
+    place = 2 * list(OPTIONS).index(name) + list(MODELS).index(model)
+    gamma = GAMMAS[place % len(GAMMAS)]
+    pair = make_pair(model, 1 + place % 3)
+    check(pair, Settings(10, stop_at_eos=False), gamma=gamma, **OPTIONS[name])
 
 
 @pytest.mark.parametrize("model", ["llada-gqa", "dream"])

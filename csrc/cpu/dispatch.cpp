@@ -12,6 +12,7 @@
 #include "dlmcache/rope_cache.h"
 #include "dlmcache/row_list.h"
 #include "dlmcache/rows.h"
+#include "dlmcache/sample.h"
 #include "dlmcache/swiglu.h"
 
 namespace dlmcache::cpu {
@@ -47,3 +48,5 @@ DLMCACHE_DISPATCH_CPU(attention_merge_rows, dlmcache::AttentionParams)
 DLMCACHE_DISPATCH_CPU(uniform_rows, dlmcache::UniformRowsParams)
 DLMCACHE_DISPATCH_CPU(vocab_reduce_rows, dlmcache::VocabReduceParams)
 DLMCACHE_DISPATCH_CPU(vocab_finish_rows, dlmcache::VocabReduceParams)
+DLMCACHE_DISPATCH_CPU(filter_logits_rows, dlmcache::FilterParams)
+DLMCACHE_DISPATCH_CPU(sample_finish_rows, dlmcache::SampleFinishParams)

@@ -102,7 +102,7 @@ class Decoder:
                 candidates.cu_rows,
                 prediction.token,
                 prediction.log_confidence,
-                self.sampler.score(candidates, control.seeds, control.steps),
+                self.sampler.score(prediction, candidates, control.seeds, control.steps),
                 control.num_commit,
                 control.steps,
                 control.spans,
@@ -165,7 +165,8 @@ class Decoder:
             flags=canvas.tokens == canvas.mask_id,
         )
         candidates = RowList(row_index, cu_rows, counts, canvas.capacity)
-        places = ops.find_rows(rows.row_index, rows.cu_rows, row_index, canvas.capacity)
+        predicting = torch.where(row_index < 0, -1, row_index - self.model.shift)
+        places = ops.find_rows(rows.row_index, rows.cu_rows, predicting, canvas.capacity)
         return candidates, places
 
     def _predict(
@@ -176,30 +177,21 @@ class Decoder:
         places: Tensor,
         control: StepControl,
     ) -> Prediction:
-        canvas, sampler = self.canvas, self.sampler
-        noise = {}
-        if sampler.temperature > 0:
-            noise = {
-                "temperature": sampler.temperature,
-                "row_index": candidates.row_index,
-                "capacity": canvas.capacity,
-                "seeds": control.seeds,
-                "steps": control.steps,
-            }
-        guidance = {}
-        if canvas.guided:
+        uncond_places = None
+        if self.canvas.guided:
             # The twin of a row lies as many rows further as all slots together have.
-            guidance = {
-                "uncond_places": torch.where(places < 0, -1, places + rows.num_rows // 2),
-                "cfg_scale": sampler.cfg_scale,
-            }
-        return self.model.predict(
+            uncond_places = torch.where(places < 0, -1, places + rows.num_rows // 2)
+        return self.sampler.predict(
+            self.model,
             hidden,
             places,
+            candidates,
+            control.seeds,
+            control.steps,
+            control.num_commit,
+            uncond_places=uncond_places,
             suppress_ids=self._suppress_ids,
             confidence_suppress_ids=self._confidence_suppress_ids,
-            **noise,
-            **guidance,
         )
 
     def _advance(

@@ -59,7 +59,7 @@ class Slot:
     @property
     def num_commit(self) -> int:
         """Commits due at the next step."""
-        return self.rule.num_commit(self.step_in_block, self.block_masks)
+        return self.rule.num_commit(self.step_in_block, self.block_masks, self.masks_left)
 
     def candidates_begin(self, plan: SlotPlan) -> int:
         """First position that may be committed at the next step.
@@ -94,7 +94,7 @@ class Slot:
         self.stalled = 0 if status.committed else self.stalled + 1
         if stop_at_eos and status.first_end < self.length and status.open_masks == 0:
             return "end_of_text"
-        if self.masks_left == 0 or self.num_commit == 0:
+        if self.masks_left == 0 or self.rule.is_over(self.step_in_block, self.block_masks):
             if self.block_end == self.length:
                 return "length"
             self.masks_behind += self.masks_left

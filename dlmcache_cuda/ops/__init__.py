@@ -10,4 +10,5 @@ from dlmcache_cuda.ops.row_list import build_rows as build_rows
 from dlmcache_cuda.ops.row_list import find_rows as find_rows
 from dlmcache_cuda.ops.rows import gather_rows as gather_rows
 from dlmcache_cuda.ops.rows import scatter_rows_ as scatter_rows_
+from dlmcache_cuda.ops.sample import sample_rows as sample_rows
 from dlmcache_cuda.ops.swiglu import swiglu as swiglu

@@ -10,4 +10,5 @@ from dlmcache_cuda.reference.row_list import build_rows as build_rows
 from dlmcache_cuda.reference.row_list import find_rows as find_rows
 from dlmcache_cuda.reference.rows import gather_rows as gather_rows
 from dlmcache_cuda.reference.rows import scatter_rows_ as scatter_rows_
+from dlmcache_cuda.reference.sample import sample_rows as sample_rows
 from dlmcache_cuda.reference.swiglu import swiglu as swiglu

@@ -1,4 +1,4 @@
-"""Random checkpoints in LLaDA's published layout, written without ``dlmcache_cuda.model``."""
+"""Random checkpoints in LLaDA's and Dream's published layouts, written without ``dlmcache_cuda.model``."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ def write_checkpoint(
     weight_tying: bool = False,
     max_sequence_length: int = 128,
     gain: float = 2.5,
+    dream: bool = False,
 ) -> Path:
     """Weights so large that layers, positions and context matter and decisions are rarely close.
 
-    ``gain``: standard deviation of the logits.
+    ``gain``: standard deviation of the logits. ``dream``: Dream's names and biases.
     """
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(seed)
@@ -60,6 +61,24 @@ def write_checkpoint(
         tensors["ff_out.weight"] = normal(VOCAB, d_model, gain)
         # wider logits: these ids win more often than their share, so that sequences end and stall
         tensors["ff_out.weight"][[MASK, EOS, EOT]] *= torch.tensor([1.1, 1.7, 1.7])[:, None]
+    if dream:
+        for layer in range(n_layers):
+            for name, heads in (("q_proj", n_heads), ("k_proj", kv_heads), ("v_proj", kv_heads)):
+                bias = torch.randn(heads * head_dim, generator=generator)
+                tensors[f"blocks.{layer}.{name}.bias"] = bias
+        return _write_dream(
+            folder,
+            tensors,
+            {
+                "hidden_size": d_model,
+                "num_hidden_layers": n_layers,
+                "num_attention_heads": n_heads,
+                "num_key_value_heads": kv_heads,
+                "intermediate_size": mlp_hidden_size,
+                "tie_word_embeddings": weight_tying,
+                "max_position_embeddings": max_sequence_length,
+            },
+        )
     save_file(
         {f"model.transformer.{name}": tensor.contiguous() for name, tensor in tensors.items()},
         str(folder / "model.safetensors"),
@@ -93,6 +112,50 @@ def write_checkpoint(
         "scale_logits": False,
         "vocab_size": VOCAB,
         "weight_tying": weight_tying,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+    return folder
+
+
+# LLaDA's name of a part -> Qwen2's, which Dream's checkpoints use.
+_BLOCK_PARTS = {
+    "attn_norm": "input_layernorm",
+    "ff_norm": "post_attention_layernorm",
+    "q_proj": "self_attn.q_proj",
+    "k_proj": "self_attn.k_proj",
+    "v_proj": "self_attn.v_proj",
+    "attn_out": "self_attn.o_proj",
+    "ff_proj": "mlp.gate_proj",
+    "up_proj": "mlp.up_proj",
+    "ff_out": "mlp.down_proj",
+}
+_OUTER_PARTS = {"wte": "model.embed_tokens", "ln_f": "model.norm", "ff_out": "lm_head"}
+
+
+def _write_dream(folder: Path, tensors: dict[str, torch.Tensor], sizes: dict) -> Path:
+    named = {}
+    for name, tensor in tensors.items():
+        *block, part, kind = name.split(".")
+        if block:
+            named[f"model.layers.{block[1]}.{_BLOCK_PARTS[part]}.{kind}"] = tensor.contiguous()
+        else:
+            named[f"{_OUTER_PARTS[part]}.{kind}"] = tensor.contiguous()
+    save_file(named, str(folder / "model.safetensors"))
+    config = {
+        "architectures": ["DreamModel"],
+        "model_type": "Dream",
+        "bos_token_id": EOS,
+        "eos_token_id": [EOS, EOT],
+        "hidden_act": "silu",
+        "mask_token_id": MASK,
+        "pad_token_id": EOS,
+        "rms_norm_eps": 1e-6,
+        "rope_scaling": None,
+        "rope_theta": 10000.0,
+        "use_mrope": False,
+        "use_sliding_window": False,
+        "vocab_size": VOCAB,
+        **sizes,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     return folder

@@ -1,4 +1,4 @@
-"""A plain bidirectional LLaDA, read from a checkpoint folder without ``dlmcache_cuda.model``."""
+"""A plain bidirectional LLaDA or Dream, read from a checkpoint folder without ``dlmcache_cuda.model``."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class PlainConfig:
     rope_theta: float
     rms_norm_eps: float
     weight_tying: bool
+    shift: int = 0  # 1: row p predicts the token at p + 1
 
     @property
     def head_dim(self) -> int:
@@ -45,6 +46,8 @@ class PlainLlada:
         """Reads every ``*.safetensors`` of a checkpoint folder, converted to ``dtype``."""
         folder = Path(folder)
         raw = json.loads((folder / "config.json").read_text())
+        if raw["model_type"] == "Dream":
+            return cls(_dream_weights(folder, dtype), _dream_config(raw))
         config = PlainConfig(
             n_layers=raw["n_layers"],
             d_model=raw["d_model"],
@@ -54,12 +57,10 @@ class PlainLlada:
             rms_norm_eps=raw["rms_norm_eps"],
             weight_tying=raw.get("weight_tying", False),
         )
-        weights = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 (safe_open is no mapping)
-                    tensor = file.get_tensor(name).to(dtype)
-                    weights[name.removeprefix("model.transformer.")] = tensor
+        weights = {
+            name.removeprefix("model.transformer."): tensor.to(dtype)
+            for name, tensor in _tensors(folder).items()
+        }
         return cls(weights, config)
 
     def norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
@@ -105,9 +106,16 @@ class PlainLlada:
         for layer in range(c.n_layers):
             name = f"blocks.{layer}."
             u = self.norm(h, name + "attn_norm.weight")
-            q = (u @ w[name + "q_proj.weight"].T).view(batch, rows, c.n_heads, c.head_dim)
-            new_k = (u @ w[name + "k_proj.weight"].T).view(batch, rows, c.n_kv_heads, c.head_dim)
-            new_v = (u @ w[name + "v_proj.weight"].T).view(batch, rows, c.n_kv_heads, c.head_dim)
+            q, new_k, new_v = (
+                (u @ w[f"{name}{part}.weight"].T + w.get(f"{name}{part}.bias", 0.0)).view(
+                    batch, rows, heads, c.head_dim
+                )
+                for part, heads in (
+                    ("q_proj", c.n_heads),
+                    ("k_proj", c.n_kv_heads),
+                    ("v_proj", c.n_kv_heads),
+                )
+            )
             k[layer][:, positions] = self.rotate(new_k, positions)
             v[layer][:, positions] = new_v
             q = self.rotate(q, positions)
@@ -122,3 +130,49 @@ class PlainLlada:
             h = h + (gate * (z @ w[name + "up_proj.weight"].T)) @ w[name + "ff_out.weight"].T
         head = w["wte.weight"] if c.weight_tying else w["ff_out.weight"]
         return self.norm(h, "ln_f.weight") @ head.T
+
+
+def _tensors(folder: Path) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return tensors
+
+
+def _dream_config(raw: dict) -> PlainConfig:
+    return PlainConfig(
+        n_layers=raw["num_hidden_layers"],
+        d_model=raw["hidden_size"],
+        n_heads=raw["num_attention_heads"],
+        n_kv_heads=raw["num_key_value_heads"],
+        rope_theta=raw["rope_theta"],
+        rms_norm_eps=raw["rms_norm_eps"],
+        weight_tying=raw["tie_word_embeddings"],
+        shift=1,
+    )
+
+
+# Qwen2's name of a part, which Dream's checkpoints use -> LLaDA's.
+DREAM_PARTS = {
+    "model.layers.": "blocks.",
+    "self_attn.o_proj": "attn_out",
+    "self_attn.": "",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ff_norm",
+    "mlp.gate_proj": "ff_proj",
+    "mlp.up_proj": "up_proj",
+    "mlp.down_proj": "ff_out",
+    "model.embed_tokens": "wte",
+    "model.norm": "ln_f",
+    "lm_head": "ff_out",
+}
+
+
+def _dream_weights(folder: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    weights = {}
+    for name, tensor in _tensors(folder).items():
+        for part, own in DREAM_PARTS.items():
+            name = name.replace(part, own)
+        weights[name] = tensor.to(dtype)
+    return weights

@@ -58,15 +58,15 @@ def test_on_llada(alg):
 @pytest.mark.parametrize("alg", ALGORITHMS[1:])
 @pytest.mark.parametrize("alg_temp", [0.1, 2.0])
 def test_drawn_positions(alg, alg_temp):
-    check(DreamSettings(14, 9, alg, alg_temp=alg_temp), model_seed=8)
-    check(DreamSettings(14, 9, alg, alg_temp=alg_temp, temperature=0.5), model_seed=9)
+    check(DreamSettings(9, 6, alg, alg_temp=alg_temp), model_seed=8)
+    check(DreamSettings(9, 6, alg, alg_temp=alg_temp, temperature=0.5), model_seed=9)
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.6, "top_p": 0.9}], ids=str)
 @pytest.mark.parametrize("alg", ALGORITHMS)
 def test_blocks_and_end_of_text(alg, options):
     for model_seed in (4, 5):
-        settings = DreamSettings(16, 12, alg, block_length=4, stop_at_eos=True, **options)
+        settings = DreamSettings(12, 9, alg, block_length=4, stop_at_eos=True, **options)
         check(settings, model_seed)
 
 
@@ -120,4 +120,24 @@ def test_llada_rules_on_dream(options):
     assert torch.equal(out.sequences[0].ids[first], p.argmax(-1)[first])
     torch.testing.assert_close(
         out.sequences[0].confidence[first].double(), p.amax(-1)[first], rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("alg", ALGORITHMS)
+def test_guidance_and_suppression(alg):
+    pair = load_pair(14, dream=True)
+    prompts = random_prompts(14, [6, 3])
+    settings = {"gen_length": 8, "alg": alg, "seed": SEEDS[:2], "stop_at_eos": False}
+    settings |= {"temperature": 1.2, "top_p": 0.95}
+    out = dlmcache_cuda.decode(pair.model, prompts, logits_eos_inf=True, **settings)
+    for sequence in out.sequences:
+        assert pair.ids.end[0] not in sequence.ids[sequence.commit_step >= 0].tolist()
+    guided = dlmcache_cuda.decode(pair.model, prompts, cfg_scale=1.0, **settings)
+    alone = dlmcache_cuda.decode(
+        pair.model, prompts[:1], cfg_scale=1.0, **settings | {"seed": SEEDS[:1]}
+    )
+    assert torch.equal(guided.sequences[0].ids, alone.sequences[0].ids)
+    assert guided.stats.rows_computed == 2 * sum(
+        sequence.forwards * (len(prompt) + 8) * pair.model.config.n_layers
+        for sequence, prompt in zip(guided.sequences, prompts, strict=True)
     )

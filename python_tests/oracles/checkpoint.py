@@ -1,4 +1,4 @@
-"""Random checkpoints in LLaDA's and Dream's published layouts, written without ``dlmcache_cuda.model``."""
+"""Random checkpoints as LLaDA and Dream publish them, written without ``dlmcache_cuda.model``."""
 
 from __future__ import annotations
 

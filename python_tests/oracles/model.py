@@ -1,4 +1,4 @@
-"""A plain bidirectional LLaDA or Dream, read from a checkpoint folder without ``dlmcache_cuda.model``."""
+"""A plain LLaDA or Dream, read from a checkpoint folder without ``dlmcache_cuda.model``."""
 
 from __future__ import annotations
 

@@ -59,4 +59,36 @@ STABLE_TORCH_LIBRARY(dlmcache, m) {
       "commit_(Tensor(a!) tokens, Tensor(b!) commit_step, Tensor(c!) commit_log_confidence, Tensor row_index, "
       "Tensor cu_rows, Tensor token, Tensor log_confidence, Tensor? score, Tensor num_commit, Tensor steps, "
       "Tensor spans, Tensor end_ids, int mask_id, int capacity, int rule, float rule_value) -> (Tensor, Tensor)");
+
+  // drift: signal [R, r], reference [M, r], row_index [R] -> 1 - cosine of each row [R] fp32
+  m.def("cosine_drift_(Tensor signal, Tensor(a!) reference, Tensor row_index, bool update=True) -> Tensor");
+
+  // select: score [R] fp32, row_index [R], cu_rows [S + 1], k [S] -> row_index and places [max_rows], cu_rows [S + 1]
+  m.def(
+      "select_rows(Tensor score, Tensor row_index, Tensor cu_rows, Tensor k, int max_rows, bool largest=True) "
+      "-> (Tensor, Tensor, Tensor)");
+
+  // delta: delta [M, W]; carried rows h [R, W] at row_index [R]; computed rows attn_out, ff_out [K, W] at places [K] of
+  //   the carried list; norm_weight [W] -> h [R, W] behind the layer and its RMSNorm [R, W] ([0] without norm_weight)
+  m.def(
+      "delta_update_(Tensor(a!) delta, Tensor h, Tensor row_index, Tensor attn_out, Tensor ff_out, Tensor places, "
+      "Tensor? norm_weight=None, float eps=1e-5, bool absolute=False) -> (Tensor, Tensor)");
+  // attention_mass: q [R, H, D], k_cache [M, Hkv, D], cu_rows [S + 1], kv_lens [S], lse [R, H], row_weight [R]
+  //   -> mass of every cached key [M] fp32
+  m.def(
+      "attention_mass(Tensor q, Tensor k_cache, Tensor cu_rows, Tensor kv_lens, int capacity, float scale, "
+      "Tensor? lse=None, Tensor? row_weight=None) -> Tensor");
+  // z [M] fp32, row_index [R] -> z after one more layer [M] fp32
+  m.def(
+      "rollout_step(Tensor z, Tensor q, Tensor k_cache, Tensor row_index, Tensor cu_rows, Tensor kv_lens, "
+      "int capacity, float scale, Tensor? lse=None) -> Tensor");
+
+  // tracked_drift: q_old and q_new [T, H, D], k_cache [M, Hkv, D], k_old [R, Hkv, D], row_index [R],
+  //   cu_rows and cu_tracked [S + 1], kv_lens [S] -> [S] fp32
+  m.def(
+      "tracked_similarity(Tensor q_old, Tensor q_new, Tensor k_cache, Tensor k_old, Tensor row_index, "
+      "Tensor cu_rows, Tensor cu_tracked, Tensor kv_lens, int capacity, float scale, int similarity) -> Tensor");
+
+  // density: known [M] bool, begin and end [S] -> [M] fp32
+  m.def("density(Tensor known, Tensor begin, Tensor end, int capacity, float sigma) -> Tensor");
 }

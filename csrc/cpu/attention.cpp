@@ -3,43 +3,21 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "cpu/score_tile.h"
 #include "cpu/simd.h"
 #include "dlmcache/dispatch.h"
 
-// Every row's arithmetic is the same wherever it stands in a tile and however large that tile is: a score is one chain
-// of multiply-adds over the head's elements, an output element one chain over the keys, and blocks and splits of keys
-// begin at multiples of their size. Register blocking only decides how many such chains run side by side.
+// Every row's arithmetic is the same wherever it stands in a tile and however large that tile is: scores are as in
+// score_tile.h, an output element is one chain of multiply-adds over the keys, and blocks and splits of keys begin at
+// multiples of their size.
 
 namespace dlmcache::cpu::DLMCACHE_CPU_ARCH {
 namespace {
 
 constexpr int64_t kBlockKeys = 96;  // keys per softmax update
-constexpr int64_t kGroupKeys = 24;  // keys converted to fp32 at a time; a multiple of every kKeys of score_keys()
 static_assert(kBlockKeys % kGroupKeys == 0 && kAttentionTileRows % kLanes == 0);
 
-// Memory of one thread, kept between calls.
-struct Scratch {
-  float* data = nullptr;
-  int64_t size = 0;
-  ~Scratch() { free(data); }
-
-  float* reserve(int64_t floats) {
-    if (floats > size) {
-      free(data);
-      const size_t bytes = (static_cast<size_t>(floats) * sizeof(float) + 63) / 64 * 64;
-      data = static_cast<float*>(aligned_alloc(64, bytes));
-      if (data == nullptr) abort();
-      size = floats;
-    }
-    return data;
-  }
-};
 thread_local Scratch thread_scratch;
-
-// The largest panel, 1 to 3 vectors wide, that does not leave a remainder of 1.
-inline int64_t panel_width(int64_t vecs_left) {
-  return vecs_left == 3 || vecs_left >= 5 ? 3 : (vecs_left >= 2 ? 2 : 1);
-}
 
 // Running softmax of a tile over the keys seen so far.
 struct State {
@@ -47,42 +25,6 @@ struct State {
   float* sum;     // [rows]
   float* values;  // [rows, width]
 };
-
-// scores[key][row] = sum over d of keys[key][d] * q[d][row], for kKeys keys and kVecs vectors of rows.
-template <int kKeys, int kVecs>
-inline void score_keys(const float* const (&keys)[kKeys], const float* q, int64_t rows, int64_t head_size,
-                       float* scores) {
-  FloatVec acc[kKeys][kVecs] = {};
-  for (int64_t d = 0; d < head_size; ++d) {
-    FloatVec column[kVecs];
-#pragma GCC unroll 4
-    for (int u = 0; u < kVecs; ++u) column[u] = load(q + d * rows + u * kLanes);
-#pragma GCC unroll 8
-    for (int i = 0; i < kKeys; ++i) {
-      const FloatVec element = broadcast(keys[i][d]);
-#pragma GCC unroll 4
-      for (int u = 0; u < kVecs; ++u) acc[i][u] += element * column[u];
-    }
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < kKeys; ++i) {
-#pragma GCC unroll 4
-    for (int u = 0; u < kVecs; ++u) store(scores + i * rows + u * kLanes, acc[i][u]);
-  }
-}
-
-// The scores of `count` keys (at most kGroupKeys) against kVecs vectors of rows. Behind the last key its scores are
-// repeated up to a multiple of kKeys; nobody reads them.
-template <int kKeys, int kVecs>
-inline void score_group(const float* keys, int64_t key_stride, int64_t count, const float* q, int64_t rows,
-                        int64_t head_size, float* scores) {
-  static_assert(kGroupKeys % kKeys == 0);
-  for (int64_t first = 0; first < count; first += kKeys) {
-    const float* key[kKeys];
-    for (int i = 0; i < kKeys; ++i) key[i] = keys + (first + i < count ? first + i : count - 1) * key_stride;
-    score_keys<kKeys, kVecs>(key, q, rows, head_size, scores + first * rows);
-  }
-}
 
 // values[row][column] = values[row][column] * decay[row] + sum over keys of weights[key][row] * v[key][column], for
 // kRows rows and a panel of kVecs vectors of columns.
@@ -154,13 +96,6 @@ inline void pack_values(const scalar_t* v, int64_t stride, int64_t count, int64_
       first += panel;
     }
   }
-}
-
-template <typename scalar_t>
-inline void convert_row(const scalar_t* row, int64_t size, float* out) {
-  int64_t i = 0;
-  for (; i + kLanes <= size; i += kLanes) store(out + i, load(row + i));
-  for (; i < size; ++i) out[i] = to_float(row[i]);
 }
 
 template <typename scalar_t>
@@ -287,20 +222,7 @@ struct Tile {
         source = keys;
         source_stride = width;
       }
-      const int64_t vecs = rows / kLanes;
-      for (int64_t first = 0; first < vecs;) {
-        const int64_t panel = panel_width(vecs - first);
-        const float* panel_q = q + first * kLanes;
-        float* panel_scores = scores + group * rows + first * kLanes;
-        if (panel == 3) {
-          score_group<4, 3>(source, source_stride, in_group, panel_q, rows, p.head_size, panel_scores);
-        } else if (panel == 2) {
-          score_group<6, 2>(source, source_stride, in_group, panel_q, rows, p.head_size, panel_scores);
-        } else {
-          score_group<8, 1>(source, source_stride, in_group, panel_q, rows, p.head_size, panel_scores);
-        }
-        first += panel;
-      }
+      score_group(source, source_stride, in_group, q, rows, p.head_size, scores + group * rows);
     }
   }
 

@@ -4,8 +4,12 @@
 #include <cstring>
 
 #include "dlmcache/attention.h"
+#include "dlmcache/attention_mass.h"
 #include "dlmcache/commit.h"
 #include "dlmcache/cpu_info.h"
+#include "dlmcache/delta.h"
+#include "dlmcache/drift.h"
+#include "dlmcache/density.h"
 #include "dlmcache/head.h"
 #include "dlmcache/norm.h"
 #include "dlmcache/random.h"
@@ -13,7 +17,9 @@
 #include "dlmcache/row_list.h"
 #include "dlmcache/rows.h"
 #include "dlmcache/sample.h"
+#include "dlmcache/select.h"
 #include "dlmcache/swiglu.h"
+#include "dlmcache/tracked_drift.h"
 
 namespace dlmcache::cpu {
 
@@ -50,3 +56,14 @@ DLMCACHE_DISPATCH_CPU(vocab_reduce_rows, dlmcache::VocabReduceParams)
 DLMCACHE_DISPATCH_CPU(vocab_finish_rows, dlmcache::VocabReduceParams)
 DLMCACHE_DISPATCH_CPU(filter_logits_rows, dlmcache::FilterParams)
 DLMCACHE_DISPATCH_CPU(sample_finish_rows, dlmcache::SampleFinishParams)
+DLMCACHE_DISPATCH_CPU(cosine_drift_rows, dlmcache::CosineDriftParams)
+DLMCACHE_DISPATCH_CPU(select_rows, dlmcache::SelectRowsParams)
+DLMCACHE_DISPATCH_CPU(delta_update_rows, dlmcache::DeltaUpdateParams)
+DLMCACHE_DISPATCH_CPU(attention_mass_stats, dlmcache::AttentionMassParams)
+DLMCACHE_DISPATCH_CPU(attention_mass_merge_rows, dlmcache::AttentionMassParams)
+DLMCACHE_DISPATCH_CPU(attention_mass_blocks, dlmcache::AttentionMassParams)
+DLMCACHE_DISPATCH_CPU(tracked_stats, dlmcache::TrackedParams)
+DLMCACHE_DISPATCH_CPU(tracked_merge_rows, dlmcache::TrackedParams)
+DLMCACHE_DISPATCH_CPU(tracked_products, dlmcache::TrackedParams)
+DLMCACHE_DISPATCH_CPU(tracked_finish, dlmcache::TrackedParams)
+DLMCACHE_DISPATCH_CPU(density_rows, dlmcache::DensityParams)

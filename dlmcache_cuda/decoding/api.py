@@ -40,6 +40,7 @@ def decode(
     stop_at_eos: bool = True,
     seed: int | Sequence[int] | None = None,
     callback: Callable[[StepEvent], None] | None = None,
+    trace: bool = False,
     logits_eos_inf: bool = False,
     confidence_eos_eot_inf: bool = False,
     batch_size: int | None = None,
@@ -62,8 +63,9 @@ def decode(
         temperature: of Gumbel-max sampling; 0 takes the most probable token. Confidences are
             those without temperature, except with ``alg``.
         cfg_scale: weight of classifier-free guidance by a masked prompt; 0 is off. Twice the work.
-        remasking: ``low_confidence`` commits the most probable tokens first, ``random`` any.
-            Default: ``low_confidence``.
+        remasking: ``low_confidence`` commits the most probable tokens first, ``random`` any, by
+            numbers drawn at every step; ``random_order`` draws an order once per block. Default:
+            what the cache method is defined for, else ``low_confidence``.
         threshold: in (0, 1]: commit every token at least this probable, and at least one
             (Fast-dLLM; 0.9 is its usual value).
         factor: > 0: commit the longest run of most confident tokens with
@@ -86,13 +88,14 @@ def decode(
             Default: all.
         min_commit: commits of every step at least: 1 as in SPA-Cache's decoding of Dream, default
             0 as in Dream's own. Needs ``alg``; not with ``origin``.
-        cache: what is recomputed at a step: a name (``none``, ``prefix``, ``dual``) or the config
-            object of a policy.
+        cache: what is recomputed at a step: a name (:func:`dlmcache_cuda.available_policies`) or
+            the config object of a policy.
         stop_at_eos: end a sequence as soon as an end token has no mask before it. The text is the
             same either way: commits are final.
         seed: of all random numbers: an integer, one integer per prompt, or None (drawn from torch's
             default generator). A sequence's numbers depend on its own seed only.
         callback: called with a :class:`StepEvent` after every step. Its exceptions end the call.
+        trace: record for every step which rows each layer computed; see :class:`StepTrace`.
         logits_eos_inf: never predict the end-of-text token.
         confidence_eos_eot_inf: give end tokens confidence 0, so that they are committed last.
         batch_size: sequences in flight; others wait and take the slots of those that ended.
@@ -108,8 +111,10 @@ def decode(
     Source: LLaDA (arXiv 2502.09992) reference decoding; Fast-dLLM (arXiv 2505.22618); Dream
     (arXiv 2508.15487) reference decoding.
     """
+    policy = make_policy(cache)
     settings = check_settings(
         model,
+        policy,
         gen_length=gen_length,
         block_length=block_length,
         steps=steps,
@@ -125,10 +130,10 @@ def decode(
         min_commit=min_commit,
         stop_at_eos=stop_at_eos,
         callback=callback,
+        trace=trace,
         logits_eos_inf=logits_eos_inf,
         confidence_eos_eot_inf=confidence_eos_eot_inf,
     )
-    policy = make_policy(cache)
     prompt_ids = tokenize_prompts(model, prompts, settings.gen_length)
     seeds = check_seeds(seed, len(prompt_ids))
     num_slots = check_batch_size(batch_size, len(prompt_ids))

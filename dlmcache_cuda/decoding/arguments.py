@@ -10,6 +10,7 @@ from typing import Any
 
 from dlmcache_cuda.decoding.seeds import fresh_seed, sequence_seed
 from dlmcache_cuda.model import Llada
+from dlmcache_cuda.policies import CachePolicy
 from dlmcache_cuda.samplers import (
     ALGORITHMS,
     REMASKINGS,
@@ -36,6 +37,7 @@ class DecodeSettings:
     sampler: Sampler
     stop_at_eos: bool
     callback: Callable[[Any], None] | None = None
+    trace: bool = False
 
     @property
     def num_blocks(self) -> int:
@@ -66,6 +68,7 @@ def _flag(name: str, value: Any) -> bool:
 
 def check_settings(
     model: Llada,
+    policy: CachePolicy,
     *,
     gen_length: int,
     block_length: int | None,
@@ -82,6 +85,7 @@ def check_settings(
     min_commit: int | None,
     stop_at_eos: bool,
     callback: Callable[[Any], None] | None,
+    trace: bool,
     logits_eos_inf: bool,
     confidence_eos_eot_inf: bool,
 ) -> DecodeSettings:
@@ -94,17 +98,20 @@ def check_settings(
     block_length = gen_length if block_length is None else _integer("block_length", block_length, 1)
     if gen_length % block_length:
         raise ValueError(f"block_length must divide gen_length ({gen_length}), got {block_length}")
+    _check_policy(model, policy, remasking)
     llada_only = {"remasking": remasking, "threshold": threshold, "factor": factor}
     if confidence_eos_eot_inf is True:
         llada_only["confidence_eos_eot_inf"] = True
-    if alg is None and model.shift and all(value is None for value in llada_only.values()):
-        alg = DEFAULT_ALG
+    unasked = all(value is None for value in llada_only.values()) and policy.remasking is None
+    if alg is None and model.shift and unasked:
+        alg = "maskgit_plus" if policy.ranks else DEFAULT_ALG
     dream = _dream_settings(
         alg, llada_only, alg_temp=alg_temp, top_p=top_p, top_k=top_k, min_commit=min_commit
     )
+    _check_alg_of_policy(policy, alg, alg_temp)
     min_commit = dream.pop("min_commit", 0)
     if remasking is None:
-        remasking = "low_confidence"
+        remasking = policy.remasking or "low_confidence"
     if remasking not in REMASKINGS:
         raise ValueError(f"remasking must be one of {', '.join(REMASKINGS)}, got {remasking!r}")
     if callback is not None and not callable(callback):
@@ -138,8 +145,39 @@ def check_settings(
         **dream,
     )
     return DecodeSettings(
-        gen_length, block_length, sampler, _flag("stop_at_eos", stop_at_eos), callback
+        gen_length,
+        block_length,
+        sampler,
+        _flag("stop_at_eos", stop_at_eos),
+        callback,
+        _flag("trace", trace),
     )
+
+
+def _check_policy(model: Llada, policy: CachePolicy, remasking: str | None) -> None:
+    if model.shift not in policy.shifts:
+        raise ValueError(
+            f"cache {policy.name!r} is not defined for models that predict the following token "
+            f"({model.config.model_type})"
+        )
+    if policy.remasking is not None and remasking not in (None, policy.remasking):
+        raise ValueError(
+            f"cache {policy.name!r} needs remasking={policy.remasking!r}, got {remasking!r}"
+        )
+
+
+def _check_alg_of_policy(policy: CachePolicy, alg: str | None, alg_temp: float | None) -> None:
+    if alg is None:
+        return
+    if policy.remasking is not None:
+        raise ValueError(
+            f"cache {policy.name!r} needs remasking={policy.remasking!r}, got alg={alg!r}"
+        )
+    if policy.ranks and (alg != "maskgit_plus" or alg_temp):
+        raise ValueError(
+            f"cache {policy.name!r} ranks positions by confidences of its own and needs "
+            f"alg='maskgit_plus' without alg_temp, got alg={alg!r} and alg_temp={alg_temp!r}"
+        )
 
 
 def _commit_rule(

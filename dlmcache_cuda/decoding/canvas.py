@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ class Canvas:
         self.tokens = self.network_tokens[:entries]
         self.commit_step = torch.full((entries,), NEVER, dtype=torch.int64, device=device)
         self.log_confidence = torch.full((entries,), float("nan"), device=device)
-        self.is_prompt = torch.zeros(entries, dtype=torch.bool, device=device) if guided else None
+        self.is_prompt = torch.zeros(entries, dtype=torch.bool, device=device)
         self.cache = model.new_cache(self.network_slots, capacity)
 
     def slot_range(self, slot: int, begin: int = 0, end: int | None = None) -> slice:
@@ -50,14 +51,21 @@ class Canvas:
         self.tokens[self.slot_range(slot, prompt_length, length)] = self.mask_id
         self.commit_step[self.slot_range(slot)] = NEVER
         self.log_confidence[self.slot_range(slot)] = float("nan")
-        if self.is_prompt is not None:
-            self.is_prompt[self.slot_range(slot)] = False
-            self.is_prompt[self.slot_range(slot, 0, prompt_length)] = True
-            self.mirror()
+        self.is_prompt[self.slot_range(slot)] = False
+        self.is_prompt[self.slot_range(slot, 0, prompt_length)] = True
+        self.mirror()
+
+    def twinned(self, values: Sequence[Any]) -> list[Any]:
+        """What holds for the slots, for all slots of the network."""
+        return list(values) * (2 if self.guided else 1)
+
+    def masked(self) -> Tensor:
+        """``[num_slots * capacity]`` bool: masks of the generation regions."""
+        return (self.tokens == self.mask_id) & ~self.is_prompt
 
     def mirror(self) -> None:
         """Brings the guidance twins up to date: the same tokens, the prompt masked."""
-        if self.is_prompt is not None:
+        if self.guided:
             twins = self.network_tokens[self.tokens.numel() :]
             twins.copy_(self.tokens).masked_fill_(self.is_prompt, self.mask_id)
 

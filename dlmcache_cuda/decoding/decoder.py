@@ -11,14 +11,18 @@ from dlmcache_cuda import ops
 from dlmcache_cuda.cache import RowList
 from dlmcache_cuda.decoding.arguments import DecodeSettings
 from dlmcache_cuda.decoding.canvas import Canvas, StepControl
+from dlmcache_cuda.decoding.cuts import cut_at_eos, pad_behind_end
 from dlmcache_cuda.decoding.events import SequenceUpdate, StepEvent
 from dlmcache_cuda.decoding.output import DecodedSequence
 from dlmcache_cuda.decoding.phases import PhaseTimer
-from dlmcache_cuda.decoding.slots import Slot, SlotStatus
+from dlmcache_cuda.decoding.slots import Cut, Slot, SlotStatus
+from dlmcache_cuda.decoding.step_rows import StepRows
+from dlmcache_cuda.decoding.trace import StepTrace
 from dlmcache_cuda.model import Llada, Prediction
-from dlmcache_cuda.policies import CachePolicy, SlotPlan
-
-_IDLE = SlotPlan(0, 0, refresh=False)
+from dlmcache_cuda.model.attention import KeyLengths
+from dlmcache_cuda.policies import CachePolicy, Frame, StepPlan, StepResult, StepView
+from dlmcache_cuda.samplers.sampler import RANDOM_ORDER_STREAM
+from dlmcache_cuda.stack import Stack, StackResult, StackStep
 
 
 class Decoder:
@@ -52,6 +56,23 @@ class Decoder:
         self.canvas = Canvas(model, num_slots, capacity, guided=self.sampler.cfg_scale > 0)
         self.slots: list[Slot | None] = [None] * num_slots
         device = model.device
+        policy.attach(
+            Frame(
+                num_slots=num_slots,
+                network_slots=self.canvas.network_slots,
+                capacity=capacity,
+                device=device,
+                n_layers=model.config.n_layers,
+                shift=model.shift,
+                end_token_id=model.end_token_ids[0] if model.end_token_ids else None,
+            )
+        )
+        self.stack = Stack(
+            model,
+            policy.stack_spec(model.config.n_layers),
+            self.canvas.cache,
+            record=settings.trace,
+        )
         self._end_ids = torch.tensor(model.end_token_ids, dtype=torch.int64, device=device)
         self._suppress_ids = _id_tensor(self.sampler.suppress_ids, device)
         self._confidence_suppress_ids = _id_tensor(self.sampler.confidence_suppress_ids, device)
@@ -69,40 +90,48 @@ class Decoder:
         place = self.slots.index(None)
         length = prompt_ids.numel() + self.settings.gen_length
         slot = Slot(
-            sequence, prompt_ids, seed, length, self.settings.block_length, self.sampler.rule
+            sequence,
+            prompt_ids,
+            seed,
+            length,
+            self.settings.block_length,
+            self.sampler.rule,
+            self.model.shift,
         )
         self.canvas.enter(place, prompt_ids, length)
+        self.policy.enter(place)
         self.slots[place] = slot
         return place
 
     @torch.no_grad()
     def step(self) -> dict[int, DecodedSequence]:
         """One forward and one commit for every sequence in flight; returns those that ended."""
-        canvas, model = self.canvas, self.model
+        canvas = self.canvas
         with self.timer.phase("plan"):
-            plans = [
-                _IDLE if slot is None else self.policy.plan_slot(slot.view()) for slot in self.slots
-            ]
-            lengths = self._lengths()
-            control = self._control(plans, lengths)
-            rows = self._entry_rows(plans)
-            candidates, places = self._candidates(plans, control, rows)
+            self._draw_orders()
+            views = [None if slot is None else slot.view() for slot in self.slots]
+            lengths = [0 if view is None else view.length for view in views]
+            masked = canvas.masked()
+            step = StepView(views, masked, torch.tensor(lengths).to(masked.device))
+            plan = self.policy.plan(step)
+            control = self._control(plan, lengths)
+            rows = StepRows(self, step, plan, control)
         with self.timer.phase("network"):
-            hidden = model.forward_rows(
-                canvas.network_tokens, rows, canvas.cache, control.kv_lens, lengths
-            )
+            result = self._run_stack(step, plan, rows, control, lengths)
         with self.timer.phase("head"):
-            prediction = self._predict(hidden, rows, candidates, places, control)
+            places = rows.places(result.rows)
+            prediction = self._predict(result, rows.predicted, places, control)
         with self.timer.phase("commit"):
+            candidates, committable = rows.committable(prediction)
             committed, status = ops.commit_(
                 canvas.tokens,
                 canvas.commit_step,
                 canvas.log_confidence,
                 candidates.row_index,
                 candidates.cu_rows,
-                prediction.token,
-                prediction.log_confidence,
-                self.sampler.score(prediction, candidates, control.seeds, control.steps),
+                committable.token,
+                committable.log_confidence,
+                self._score(step, candidates, committable, control),
                 control.num_commit,
                 control.steps,
                 control.spans,
@@ -112,13 +141,42 @@ class Decoder:
                 self.sampler.rule.code,
                 self.sampler.rule.value,
             )
+            status, cuts = self._cut(views, masked, status)
             canvas.mirror()
+            self._tell_policy(step, plan, result, rows.predicted, prediction)
         with self.timer.phase("readback"):
             statuses = [SlotStatus(*row) for row in status.tolist()]
         self.forwards += 1
-        return self._advance(plans, statuses, candidates, committed)
+        return self._advance(plan, result, statuses, cuts, candidates, committed)
 
-    def _control(self, plans: Sequence[SlotPlan], lengths: Sequence[int]) -> StepControl:
+    def _draw_orders(self) -> None:
+        """Random order: draws the order of the blocks that begin."""
+        if self.sampler.remasking != "random_order":
+            return
+        begun = [
+            (place, slot)
+            for place, slot in enumerate(self.slots)
+            if slot is not None and slot.step_in_block == 0
+        ]
+        if not begun:
+            return
+        device, capacity = self.model.device, self.canvas.capacity
+        seeds = [0 if slot is None else slot.seed for slot in self.slots]
+        ticks = [0 if slot is None else slot.block for slot in self.slots]
+        draws = torch.tensor([seeds, ticks], dtype=torch.int64).to(device)
+        begin = [0] * len(self.slots)
+        end = [0] * len(self.slots)
+        for place, slot in begun:
+            begin[place], end[place] = slot.block_begin, slot.block_end
+        rows = RowList.from_ranges(begin, end, capacity, device)
+        numbers = ops.uniform_rows(
+            rows.row_index, capacity, draws[0], draws[1], RANDOM_ORDER_STREAM
+        ).split(rows.counts)
+        for place, slot in begun:
+            order = numbers[place].argsort(descending=True, stable=True)
+            slot.order = (order + slot.block_begin).tolist()
+
+    def _control(self, plan: StepPlan, lengths: Sequence[int]) -> StepControl:
         columns = [
             (0,) * 8
             if slot is None
@@ -126,78 +184,121 @@ class Decoder:
                 slot.seed,
                 slot.step,
                 slot.num_commit,
-                slot.candidates_begin(plan),
+                slot.candidates_begin(slot_plan),
                 slot.prompt_length,
                 slot.length,
                 slot.block_begin,
                 slot.block_end,
             )
-            for slot, plan in zip(self.slots, plans, strict=True)
+            for slot, slot_plan in zip(self.slots, plan.slots, strict=True)
         ]
-        return StepControl(list(zip(*columns, strict=True)), lengths, self.model.device)
+        keys = self.canvas.twinned(lengths)
+        return StepControl(list(zip(*columns, strict=True)), keys, self.model.device)
 
-    def _lengths(self) -> list[int]:
-        """Keys of every slot of the network, guidance twins included."""
-        lengths = [0 if slot is None else slot.length for slot in self.slots]
-        return lengths * 2 if self.canvas.guided else lengths
-
-    def _entry_rows(self, plans: Sequence[SlotPlan]) -> RowList:
-        begin, end = [plan.begin for plan in plans], [plan.end for plan in plans]
-        if self.canvas.guided:
-            begin, end = begin * 2, end * 2
-        return RowList.from_ranges(begin, end, self.canvas.capacity, self.model.device)
-
-    def _candidates(
-        self, plans: Sequence[SlotPlan], control: StepControl, rows: RowList
-    ) -> tuple[RowList, Tensor]:
-        """The computed masked rows before the ends of the blocks, and where each stands among the
-        computed rows."""
+    def _run_stack(
+        self,
+        step: StepView,
+        plan: StepPlan,
+        rows: StepRows,
+        control: StepControl,
+        lengths: Sequence[int],
+    ) -> StackResult:
         canvas = self.canvas
-        counts = tuple(
-            0 if slot is None else slot.num_candidates(plan)
-            for slot, plan in zip(self.slots, plans, strict=True)
+        spec = self.stack.spec
+        gen_lengths = [0 if view is None else view.gen_length for view in step.slots]
+        return self.stack.run(
+            StackStep(
+                tokens=canvas.network_tokens,
+                rows=rows.entering,
+                key_lengths=KeyLengths(control.kv_lens, tuple(canvas.twinned(lengths))),
+                plans=canvas.twinned(plan.slots),
+                gen_lengths=canvas.twinned(gen_lengths),
+                forced=plan.forced,
+                forced_counts=rows.forced_counts,
+                window=plan.window,
+                masked=self.policy.frame.twinned(step.masked) if spec.tracking else None,
+            )
         )
-        row_index, cu_rows = ops.build_rows(
-            control.candidates_begin,
-            control.block_end,
-            canvas.capacity,
-            sum(counts),
-            flags=canvas.tokens == canvas.mask_id,
-        )
-        candidates = RowList(row_index, cu_rows, counts, canvas.capacity)
-        predicting = torch.where(row_index < 0, -1, row_index - self.model.shift)
-        places = ops.find_rows(rows.row_index, rows.cu_rows, predicting, canvas.capacity)
-        return candidates, places
 
     def _predict(
-        self,
-        hidden: Tensor,
-        rows: RowList,
-        candidates: RowList,
-        places: Tensor,
-        control: StepControl,
+        self, result: StackResult, predicted: RowList, places: Tensor, control: StepControl
     ) -> Prediction:
-        uncond_places = None
-        if self.canvas.guided:
-            # The twin of a row lies as many rows further as all slots together have.
-            uncond_places = torch.where(places < 0, -1, places + rows.num_rows // 2)
+        guided = self.canvas.guided
         return self.sampler.predict(
             self.model,
-            hidden,
+            result.hidden,
             places,
-            candidates,
+            predicted,
             control.seeds,
             control.steps,
             control.num_commit,
-            uncond_places=uncond_places,
+            uncond_places=self._twin_places(result.rows, predicted) if guided else None,
             suppress_ids=self._suppress_ids,
             confidence_suppress_ids=self._confidence_suppress_ids,
         )
 
+    def _twin_places(self, rows: RowList, predicted: RowList) -> Tensor:
+        offset = self.canvas.tokens.numel() - self.model.shift
+        twins = torch.where(predicted.row_index < 0, -1, predicted.row_index + offset)
+        return ops.find_rows(rows.row_index, rows.cu_rows, twins, rows.capacity)
+
+    def _score(
+        self, step: StepView, candidates: RowList, prediction: Prediction, control: StepControl
+    ) -> Tensor | None:
+        """What ranks the candidates; None: their confidence."""
+        if self.sampler.ranks_by_confidence:
+            score = self.policy.score(step, candidates.row_index, prediction.log_confidence)
+            if score is not None:
+                return score
+        return self.sampler.score(prediction, candidates, control.seeds, control.steps)
+
+    def _cut(
+        self, views: Sequence, masked_before: Tensor, status: Tensor
+    ) -> tuple[Tensor, list[Cut | None]]:
+        """Ends sequences early where the policy's method does."""
+        nothing = [None] * len(self.slots)
+        if self.policy.cuts_at_eos and self.policy.frame.end_token_id is not None:
+            fresh = [slot is not None and slot.end == slot.length for slot in self.slots]
+            if any(fresh):
+                return status, cut_at_eos(
+                    self.canvas, views, fresh, masked_before, self.policy.frame.end_token_id
+                )
+        elif self.policy.pad_steps is not None:
+            due = [v is not None and (v.step + 1) % self.policy.pad_steps == 0 for v in views]
+            if any(due):
+                return pad_behind_end(self.canvas, views, due, status)
+        return status, nothing
+
+    def _tell_policy(
+        self,
+        step: StepView,
+        plan: StepPlan,
+        result: StackResult,
+        predicted: RowList,
+        prediction: Prediction,
+    ) -> None:
+        masked = self.canvas.masked()
+        self.policy.after_commit(
+            StepResult(
+                slots=step.slots,
+                plan=plan,
+                tokens=self.canvas.tokens,
+                masked_before=step.masked,
+                masked=masked,
+                newly=step.masked & ~masked,
+                candidates=predicted.row_index,
+                log_confidence=prediction.log_confidence,
+                tracked=result.tracked,
+                importance=result.importance,
+            )
+        )
+
     def _advance(
         self,
-        plans: Sequence[SlotPlan],
+        plan: StepPlan,
+        result: StackResult,
         statuses: Sequence[SlotStatus],
+        cuts: Sequence[Cut | None],
         candidates: RowList,
         committed: Tensor,
     ) -> dict[int, DecodedSequence]:
@@ -209,14 +310,19 @@ class Decoder:
                     f"infinite, or every token is suppressed, at {statuses[place].invalid} masked "
                     "positions; check the weights and the dtype"
                 )
+        if self.settings.trace:
+            self._trace(plan, result, active)
         reasons: dict[int, str | None] = {}
         for place, slot in active:
-            plan = plans[place]
-            slot.rows += (plan.end - plan.begin) * (2 if self.canvas.guided else 1)
-            slot.refreshes += plan.refresh
-            reasons[place] = slot.advance(statuses[place], self.settings.stop_at_eos)
+            slot.computed += result.computed[place]
+            if self.canvas.guided:
+                slot.computed += result.computed[place + len(self.slots)]
+            slot.refreshes += plan.slots[place].refresh
+            reasons[place] = slot.advance(
+                statuses[place], self.settings.stop_at_eos, cuts[place]
+            )
         if self.settings.callback is not None:
-            self._report(active, reasons, plans, candidates, committed)
+            self._report(active, reasons, result, candidates, committed)
         finished = {}
         for place, slot in active:
             reason = reasons[place]
@@ -225,8 +331,30 @@ class Decoder:
                 self.slots[place] = None
         return finished
 
-    def _report(self, active, reasons, plans, candidates: RowList, committed: Tensor) -> None:
+    def _trace(self, plan: StepPlan, result: StackResult, active) -> None:
+        capacity = self.canvas.capacity
+        layers = [
+            (rows.row_index.cpu(), rows.cu_rows.tolist(), rows) for rows in result.layer_rows
+        ]
+        for place, slot in active:
+            rows = tuple(
+                index[bounds[place] : bounds[place + 1]] - place * capacity
+                for index, bounds, _ in layers
+            )
+            slot.trace.append(
+                StepTrace(
+                    rows,
+                    plan.slots[place].refresh,
+                    result.boundaries[place],
+                    tuple(result.similarities[place]),
+                )
+            )
+
+    def _report(
+        self, active, reasons, result: StackResult, candidates: RowList, committed: Tensor
+    ) -> None:
         rows = candidates.row_index[committed].cpu()
+        layers = self.model.config.n_layers
         updates = []
         for place, slot in active:
             generated = self.canvas.slot_range(place, slot.prompt_length, slot.length)
@@ -237,7 +365,7 @@ class Decoder:
                     slot.step - 1,
                     self.canvas.tokens[generated].cpu().clone(),
                     mine - generated.start,
-                    plans[place].end - plans[place].begin,
+                    result.computed[place] / layers,
                     reasons[place],
                 )
             )
@@ -262,10 +390,11 @@ class Decoder:
             commit_step=canvas.commit_step[generated].cpu().clone(),
             confidence=canvas.log_confidence[generated].exp().cpu(),
             forwards=slot.step,
-            rows_computed=slot.rows * layers,
+            rows_computed=slot.computed,
             rows_vanilla=slot.step * slot.length * layers * passes,
             refreshes=slot.refreshes,
             stop_reason=reason,
+            trace=slot.trace if self.settings.trace else None,
         )
 
 

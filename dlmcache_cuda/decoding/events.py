@@ -16,7 +16,7 @@ class SequenceUpdate:
         step: the sequence's own step just made, from 0.
         ids: ``[G]`` int64, CPU: the generation region, mask tokens where nothing is committed.
         committed: ``[n]`` int64, CPU: positions in the region committed by this step, ascending.
-        rows: rows of this sequence that the step computed (per layer).
+        rows: rows of this sequence that the step computed, averaged over layers.
         stop_reason: why the sequence ended with this step, or None while it goes on.
     """
 
@@ -24,7 +24,7 @@ class SequenceUpdate:
     step: int
     ids: Tensor
     committed: Tensor
-    rows: int
+    rows: float
     stop_reason: str | None
 
 

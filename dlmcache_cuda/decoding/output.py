@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from dlmcache_cuda.decoding.trace import StepTrace
+
 
 @dataclass(frozen=True, slots=True)
 class DecodedSequence:
@@ -21,11 +23,13 @@ class DecodedSequence:
             position was committed; -1 where it never was.
         confidence: ``[G]`` float32: confidence at commit; NaN where never committed.
         forwards: number of forwards of this sequence (NFE).
-        rows_computed: rows that entered the network, summed over forwards and layers.
+        rows_computed: rows whose attention and feed-forward were computed, summed over forwards
+            and layers.
         rows_vanilla: the same for vanilla decoding with as many forwards.
-        refreshes: forwards that computed the whole canvas.
+        refreshes: forwards that recomputed cached rows by schedule.
         stop_reason: ``end_of_text`` (an end token with no mask before it), ``length`` (every step
             was made), or ``stalled`` (only mask tokens were predicted, so nothing was committed).
+        trace: one entry per forward, if ``decode(trace=True)``.
     """
 
     prompt_ids: Tensor
@@ -39,6 +43,7 @@ class DecodedSequence:
     rows_vanilla: int
     refreshes: int
     stop_reason: str
+    trace: list[StepTrace] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain Python values, for JSON; NaN confidences become None."""
@@ -54,6 +59,7 @@ class DecodedSequence:
             "rows_vanilla": self.rows_vanilla,
             "refreshes": self.refreshes,
             "stop_reason": self.stop_reason,
+            "trace": None if self.trace is None else [step.to_dict() for step in self.trace],
         }
 
 
@@ -64,9 +70,11 @@ class DecodeStats:
     Attributes:
         forwards: calls of the network; one call serves all sequences in flight.
         sequence_forwards: forwards summed over sequences.
-        rows_computed: rows that entered the network, summed over forwards and layers.
+        rows_computed: rows whose attention and feed-forward were computed, summed over forwards
+            and layers.
         rows_vanilla: what vanilla decoding would have computed in as many forwards.
-        refreshes: forwards of a sequence that computed its whole canvas, summed over sequences.
+        refreshes: forwards of a sequence that recomputed cached rows by schedule, summed over
+            sequences.
         visible_tokens: tokens before the first end token, summed over sequences.
         seconds: wall time by phase: ``plan``, ``network``, ``head``, ``commit``, ``readback`` and
             ``total``. On a GPU work is queued, so what it takes shows up in ``readback``.

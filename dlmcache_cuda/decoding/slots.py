@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from dlmcache_cuda.decoding.trace import StepTrace
 from dlmcache_cuda.policies import SlotPlan, SlotView
 from dlmcache_cuda.samplers import CommitRule
 
@@ -25,6 +26,20 @@ class SlotStatus:
     invalid: int
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where a sequence ends from now on, and the masks that are left before that."""
+
+    end: int
+    """Behind the last position that will be decoded."""
+    masks_behind: int
+    """In ``[prompt_length, block_begin)``."""
+    block_masks: int
+    """In the block."""
+    masks: int
+    """In ``[prompt_length, end)``."""
+
+
 @dataclass(slots=True)
 class Slot:
     """Progress of one sequence; positions count from the start of its canvas."""
@@ -35,17 +50,24 @@ class Slot:
     length: int
     block_length: int
     rule: CommitRule
+    shift: int = 0
+    end: int = field(init=False)  # behind the last position that will be decoded
     block_begin: int = field(init=False)
     block_masks: int = field(init=False)  # masks of the block when it began
     masks_left: int = field(init=False)  # masks of the block now
+    masks_to_end: int = field(init=False)  # masks in [prompt_length, end)
     masks_behind: int = 0  # masks that earlier blocks left, where the mask id itself was predicted
     step: int = 0
     step_in_block: int = 0
     stalled: int = 0
-    rows: int = 0
+    computed: int = 0  # rows computed, summed over layers
     refreshes: int = 0
+    order: list[int] = field(default_factory=list)  # random order: the block's positions
+    trace: list[StepTrace] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.end = self.length
+        self.masks_to_end = self.length - self.prompt_length
         self._begin_block(self.prompt_length)
 
     @property
@@ -54,7 +76,12 @@ class Slot:
 
     @property
     def block_end(self) -> int:
-        return self.block_begin + self.block_length
+        return min(self.block_begin + self.block_length, self.end)
+
+    @property
+    def block(self) -> int:
+        """Number of the block, from 0."""
+        return (self.block_begin - self.prompt_length) // self.block_length
 
     @property
     def num_commit(self) -> int:
@@ -68,35 +95,58 @@ class Slot:
         like those of the block, wherever their rows are computed. A plan that starts inside the
         generation region starts at the block.
         """
-        return self.prompt_length if plan.begin <= self.prompt_length else self.block_begin
+        before = max(self.prompt_length - self.shift, 0)
+        return self.prompt_length if plan.begin <= before else self.block_begin
 
     def num_candidates(self, plan: SlotPlan) -> int:
         """Masks in [candidates_begin, block_end)."""
         behind = self.masks_behind if self.candidates_begin(plan) == self.prompt_length else 0
         return behind + self.masks_left
 
+    def due(self, step_in_block: int) -> tuple[int, ...]:
+        """Random order: the positions that a step of the block commits."""
+        if not self.order or step_in_block < 0:
+            return ()
+        # Fixed numbers: how many masks are left makes no difference.
+        masks = self.block_masks
+        first = sum(self.rule.num_commit(i, masks, masks) for i in range(step_in_block))
+        count = self.rule.num_commit(step_in_block, masks, masks)
+        return tuple(self.order[first : first + count])
+
     def view(self) -> SlotView:
         return SlotView(
-            self.prompt_length,
-            self.length,
-            self.block_begin,
-            self.block_end,
-            self.step,
-            self.step_in_block,
+            prompt_length=self.prompt_length,
+            length=self.length,
+            block_begin=self.block_begin,
+            block_end=self.block_end,
+            step=self.step,
+            step_in_block=self.step_in_block,
+            shift=self.shift,
+            num_commit=self.rule.num_due(self.step_in_block, self.block_masks, self.masks_left),
+            num_masks=self.masks_behind + self.masks_left,
+            end=self.end,
+            masks_to_end=self.masks_to_end,
+            due=self.due(self.step_in_block),
+            due_before=self.due(self.step_in_block - 1),
         )
 
-    def advance(self, status: SlotStatus, stop_at_eos: bool) -> str | None:
+    def advance(self, status: SlotStatus, stop_at_eos: bool, cut: Cut | None = None) -> str | None:
         """Takes one step into account; returns why the sequence ended with it, or None."""
         self.step += 1
         self.step_in_block += 1
         self.masks_behind += self.masks_left - status.block_masks - status.committed
         self.masks_left = status.block_masks
+        self.masks_to_end -= status.committed
+        if cut is not None:
+            self.end = cut.end
+            self.masks_behind, self.masks_left = cut.masks_behind, cut.block_masks
+            self.masks_to_end = cut.masks
         self.stalled = 0 if status.committed else self.stalled + 1
         if stop_at_eos and status.first_end < self.length and status.open_masks == 0:
             return "end_of_text"
         if self.masks_left == 0 or self.rule.is_over(self.step_in_block, self.block_masks):
-            if self.block_end == self.length:
-                return "length"
+            if self.block_end == self.end:
+                return "length" if self.end == self.length else "end_of_text"
             self.masks_behind += self.masks_left
             self._begin_block(self.block_end)
         elif not self.rule.bounded and self.stalled >= MAX_STALLED_STEPS:
@@ -106,5 +156,6 @@ class Slot:
     def _begin_block(self, begin: int) -> None:
         # Nothing behind the current block is ever committed, so a new block is all masks.
         self.block_begin = begin
-        self.block_masks = self.masks_left = self.block_length
+        self.block_masks = self.masks_left = self.block_end - begin
         self.step_in_block = 0
+        self.order = []

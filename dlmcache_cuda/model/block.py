@@ -20,13 +20,22 @@ class LladaBlock:
         self.num_heads = config.n_heads
         self.eps = config.rms_norm_eps
 
+    def normed(self, h: Tensor) -> Tensor:
+        """What the projections read: the attention norm of ``h [R, W]``."""
+        return ops.rms_norm(h, self.weights.attn_norm, self.eps)
+
+    def project(self, normed: Tensor, first: int = 0, last: int | None = None) -> Tensor:
+        """Rows ``[first, last)`` of the stacked query, key and value projections, with bias."""
+        bias = self.weights.qkv_bias
+        return F.linear(normed, self.weights.qkv[first:last], None if bias is None else bias[first:last])
+
     def project_qkv(
-        self, h: Tensor, row_index: Tensor, cos_sin: Tensor, k_cache: Tensor, v_cache: Tensor
+        self, normed: Tensor, row_index: Tensor, cos_sin: Tensor, k_cache: Tensor, v_cache: Tensor
     ) -> Tensor:
         """Rotated queries of the rows; their keys and values go into the cache.
 
         Args:
-            h: ``[R, W]`` residual stream.
+            normed: ``[R, W]`` from :meth:`normed`.
             row_index: ``[R]`` the rows' places in the cache.
             cos_sin: ``[capacity, D]`` fp32 table of the rotary embedding.
             k_cache, v_cache: ``[M, Hkv, D]`` of this layer, written in place.
@@ -34,12 +43,39 @@ class LladaBlock:
         Returns:
             ``[R, H, D]``.
         """
-        normed = ops.rms_norm(h, self.weights.attn_norm, self.eps)
-        qkv = F.linear(normed, self.weights.qkv, self.weights.qkv_bias)
-        capacity = cos_sin.shape[0]
-        return ops.rope_scatter_kv_(
-            qkv, cos_sin, row_index, capacity, self.num_heads, k_cache, v_cache
+        return self.rotate(
+            self.project(normed), row_index, cos_sin, k_cache, v_cache, self.num_heads
         )
+
+    def project_q(
+        self, normed: Tensor, row_index: Tensor, cos_sin: Tensor, k_cache: Tensor
+    ) -> Tensor:
+        """Rotated queries ``[R, H, D]`` of the rows alone; the cache stays as it is."""
+        width = self.num_heads * cos_sin.shape[1]
+        nothing = k_cache[:, :0]
+        return self.rotate(
+            self.project(normed, 0, width), row_index, cos_sin, nothing, nothing, self.num_heads
+        )
+
+    def project_kv(
+        self, normed: Tensor, row_index: Tensor, cos_sin: Tensor, k_cache: Tensor, v_cache: Tensor
+    ) -> None:
+        """Keys and values of the rows into the cache, without queries."""
+        first = self.num_heads * cos_sin.shape[1]
+        self.rotate(self.project(normed, first), row_index, cos_sin, k_cache, v_cache, 0)
+
+    @staticmethod
+    def rotate(
+        qkv: Tensor,
+        row_index: Tensor,
+        cos_sin: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        num_heads: int,
+    ) -> Tensor:
+        """Rotates what was projected and writes its keys and values; see ``rope_scatter_kv_``."""
+        capacity = cos_sin.shape[0]
+        return ops.rope_scatter_kv_(qkv, cos_sin, row_index, capacity, num_heads, k_cache, v_cache)
 
     def attend(
         self, q: Tensor, k_cache: Tensor, v_cache: Tensor, rows: RowList, key_lengths: KeyLengths
@@ -63,6 +99,6 @@ class LladaBlock:
         key_lengths: KeyLengths,
     ) -> Tensor:
         """The residual stream ``[R, W]`` behind the block; all parts on the same rows."""
-        q = self.project_qkv(h, rows.row_index, cos_sin, k_cache, v_cache)
+        q = self.project_qkv(self.normed(h), rows.row_index, cos_sin, k_cache, v_cache)
         h = h + self.attend(q, k_cache, v_cache, rows, key_lengths)
         return h + self.feed_forward(h)

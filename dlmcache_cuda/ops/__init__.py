@@ -1,7 +1,12 @@
 """The operators: typed functions over ``torch.ops.dlmcache.*``, one module per family."""
 
 from dlmcache_cuda.ops.attention import attention_rows as attention_rows
+from dlmcache_cuda.ops.attention_mass import attention_mass as attention_mass
+from dlmcache_cuda.ops.attention_mass import rollout_step as rollout_step
 from dlmcache_cuda.ops.commit import commit_ as commit_
+from dlmcache_cuda.ops.delta import delta_update_ as delta_update_
+from dlmcache_cuda.ops.drift import cosine_drift_ as cosine_drift_
+from dlmcache_cuda.ops.density import density as density
 from dlmcache_cuda.ops.head import head_reduce as head_reduce
 from dlmcache_cuda.ops.norm import rms_norm as rms_norm
 from dlmcache_cuda.ops.random import uniform_rows as uniform_rows
@@ -11,4 +16,6 @@ from dlmcache_cuda.ops.row_list import find_rows as find_rows
 from dlmcache_cuda.ops.rows import gather_rows as gather_rows
 from dlmcache_cuda.ops.rows import scatter_rows_ as scatter_rows_
 from dlmcache_cuda.ops.sample import sample_rows as sample_rows
+from dlmcache_cuda.ops.select import select_rows as select_rows
 from dlmcache_cuda.ops.swiglu import swiglu as swiglu
+from dlmcache_cuda.ops.tracked_drift import tracked_similarity as tracked_similarity

@@ -1,15 +1,23 @@
 """The contract of a cache policy: which rows of each sequence are computed at a step.
 
-A policy decides; it does no tensor arithmetic. For every slot it is given a :class:`SlotView` and
-answers with a :class:`SlotPlan`. What it decides for a slot depends on that slot alone, so a
-sequence decodes to the same tokens whatever else is in the batch.
+A policy decides; arithmetic is the operators'. What it decides for a slot depends on that slot
+alone, so a sequence decodes to the same tokens whatever else is in the batch. Simple policies
+answer for one slot at a time (:meth:`CachePolicy.plan_slot`); those that keep marks or rankings on
+the device override :meth:`CachePolicy.plan` and :meth:`CachePolicy.after_commit`.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from abc import ABC
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from dlmcache_cuda.cache import RowList
+from dlmcache_cuda.policies.stack_spec import StackSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,19 +30,118 @@ class SlotView:
     block_end: int
     step: int  # forwards that this sequence has had
     step_in_block: int  # forwards since the block began
+    shift: int = 0  # row p - shift predicts position p: 1 for Dream, else 0
+    num_commit: int = 1  # commits due at this step (1 for rules without a schedule)
+    num_masks: int = 0  # masks in [prompt_length, block_end)
+    end: int = -1  # behind the last position that will be decoded; at most length
+    masks_to_end: int = 0  # masks in [prompt_length, end)
+    due: tuple[int, ...] = ()  # random order: positions committed by this step
+    due_before: tuple[int, ...] = ()  # random order: positions committed by the step before
+
+    @property
+    def gen_length(self) -> int:
+        return self.length - self.prompt_length
 
 
 @dataclass(frozen=True, slots=True)
 class SlotPlan:
     """The rows of a slot that enter the network at a step: positions ``[begin, end)``.
 
-    All other positions are present through their cached keys and values. ``refresh`` tells the
-    statistics that cached rows were recomputed.
+    All other positions are present through their cached keys and values.
+
+    Args:
+        begin, end: positions that enter.
+        refresh: tells the statistics that cached rows were recomputed.
+        marked: only the rows of the range that ``StepPlan.marks`` marks.
+        window: only the leftmost so many masks may be committed; None: all.
+        sparse: layers compute their budget of the rows only (``StackSpec.selection``).
+        tested: layers test the drift of tracked rows (``StackSpec.tracking``).
     """
 
     begin: int
     end: int
     refresh: bool
+    marked: bool = False
+    window: int | None = None
+    sparse: bool = False
+    tested: bool = False
+
+
+IDLE = SlotPlan(0, 0, refresh=False)
+
+
+@dataclass(slots=True)
+class StepPlan:
+    """What a step computes, for every slot.
+
+    ``S`` slots of the policy, ``M = network_slots * capacity`` rows of the network: with guidance
+    every slot has a twin ``S`` places behind it.
+    """
+
+    slots: list[SlotPlan]
+    marks: Tensor | None = None
+    """``[M]`` bool: rows of the slots that are planned as ``marked``."""
+    forced: Tensor | None = None
+    """``[M]`` bool: rows that sparse layers always compute, before the most drifted ones."""
+    window: RowList | None = None
+    """Rows of the network whose attention decides what is tracked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The buffers that a policy works with."""
+
+    num_slots: int
+    network_slots: int  # twice as many with guidance
+    capacity: int
+    device: torch.device
+    n_layers: int
+    shift: int
+    end_token_id: int | None  # the first of the model's end tokens
+
+    def flags(self) -> Tensor:
+        """``[S * capacity]`` bool, all False."""
+        return torch.zeros(self.num_slots * self.capacity, dtype=torch.bool, device=self.device)
+
+    def twinned(self, flags: Tensor) -> Tensor:
+        """Marks of the slots for all slots of the network."""
+        copies = self.network_slots // self.num_slots
+        return flags.repeat(copies) if copies > 1 else flags
+
+
+@dataclass(slots=True)
+class StepView:
+    """What a policy may know of all slots before a step; entries of free slots are None."""
+
+    slots: Sequence[SlotView | None]
+    masked: Tensor
+    """``[S * capacity]`` bool: masks of the generation regions."""
+    lengths: Tensor
+    """``[S]`` int64: canvas lengths."""
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What a step did."""
+
+    slots: Sequence[SlotView | None]  # as they were before the step
+    plan: StepPlan
+    tokens: Tensor
+    """``[S * capacity]`` int64, after the commit."""
+    masked_before: Tensor
+    """``[S * capacity]`` bool: masks of the generation regions before the commit."""
+    masked: Tensor
+    """The same after the commit."""
+    newly: Tensor
+    """``[S * capacity]`` bool: positions that the step committed."""
+    candidates: Tensor
+    """``[Q]`` int64: flat positions that might have been committed; -1 is unused."""
+    log_confidence: Tensor
+    """``[Q]`` fp32: their confidences."""
+    tracked: Tensor | None
+    """``[M]`` bool: most-attended rows, where the stack tracks them."""
+    importance: Tensor | None
+    """``[M]`` fp32: attention rollout, where the stack computes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +149,104 @@ class PolicyConfig:
     """Settings of a policy; a subclass adds its fields. Pass one as ``decode(cache=...)``."""
 
 
+@dataclass(slots=True)
+class _Detached:
+    """Stands for the frame of a policy that no decoder has attached yet."""
+
+    shift: int = field(default=0)
+
+
 class CachePolicy(ABC):
     """Base of all policies. One object serves one decoder; per-sequence state is keyed by slot."""
 
     name: ClassVar[str]
     Config: ClassVar[type[PolicyConfig]]
+    remasking: ClassVar[str | None] = None
+    """The order of commits that the method is defined for; None: any."""
+    shifts: ClassVar[tuple[int, ...]] = (0, 1)
+    """Models it is defined for: 0 LLaDA, 1 Dream."""
+    ranks: bool = False
+    """:meth:`score` ranks the candidates, by their tokens' confidences and more."""
+    cuts_at_eos: bool = False
+    """Nothing behind the first committed end of text is decoded."""
+    pad_steps: int | None = None
+    """Every so many steps, what stands behind the first end token becomes padding."""
+    head_scope: str = "block"
+    """``all``: every computed mask is predicted at every step, not only the block's."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
+        self.frame: Any = _Detached()
 
-    @abstractmethod
+    def attach(self, frame: Frame) -> None:
+        """Called once by the decoder; allocates state."""
+        self.frame = frame
+
+    def stack_spec(self, n_layers: int) -> StackSpec:
+        """How rows go through the layers."""
+        return StackSpec()
+
+    def enter(self, slot: int) -> None:
+        """A sequence enters a slot: forget the one before."""
+
+    def plan(self, step: StepView) -> StepPlan:
+        """The rows that every sequence computes at its next step."""
+        return StepPlan([IDLE if view is None else self.plan_slot(view) for view in step.slots])
+
     def plan_slot(self, view: SlotView) -> SlotPlan:
-        """The rows that a sequence computes at its next step.
+        """The rows that one sequence computes at its next step.
 
         The first step of a sequence (``view.step == 0``) must cover the whole canvas: nothing is
-        cached yet. The masked positions of the block must always be covered.
+        cached yet. The rows that predict the masks of the block must always be covered.
         """
+        raise TypeError(f"{type(self).__name__} defines neither plan nor plan_slot")
+
+    def score(self, step: StepView, candidates: Tensor, log_confidence: Tensor) -> Tensor | None:
+        """What ranks the candidates, ``[Q]`` fp32, or None for the sampler's own ranking."""
+        return None
+
+    def after_commit(self, result: StepResult) -> None:
+        """Takes the step just made into account."""
 
     @classmethod
-    @abstractmethod
     def exact_config(cls) -> PolicyConfig:
         """Settings under which every decoded token equals vanilla's."""
+        raise TypeError(f"{cls.__name__} defines no exact_config")
+
+
+def check_interval(name: str, value: Any, *, optional: bool = False) -> None:
+    """Refuses anything but an integer >= 1 (or None where ``optional``)."""
+    if optional and value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        allowed = "None or an integer >= 1" if optional else "an integer >= 1"
+        raise ValueError(f"{name} must be {allowed}, got {value!r}")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Refuses anything but one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_number(
+    name: str, value: Any, low: float, high: float, *, optional: bool = False
+) -> None:
+    """Refuses anything but a number in ``[low, high]`` (or None where ``optional``)."""
+    if optional and value is None:
+        return
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not low <= value <= high:
+        none = "None or " if optional else ""
+        raise ValueError(f"{name} must be {none}a number in [{low:g}, {high:g}], got {value!r}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Refuses anything but True and False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
+def is_due(step: int, interval: int | None) -> bool:
+    """Whether something that happens every ``interval`` steps (None: once) is due."""
+    return step == 0 or (interval is not None and step % interval == 0)

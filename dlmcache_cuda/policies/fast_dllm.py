@@ -9,13 +9,31 @@ from what it computed. The steps that follow compute only
 Differences from the authors' code, none of which changes a committed token: keys are cached after
 RoPE (positions never change), rows are overwritten in place instead of concatenated, a block that
 its first step completes costs no further forward, and batches are ragged.
+
+On Dream, where the row before the block predicts its first position, the authors' code commits that
+one position from the first step of a block and leaves its predicting row out of the others. With
+``first_token=False`` the first step commits like any other, and the row stays computed while its
+position is masked.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
-from dlmcache_cuda.policies.base import CachePolicy, PolicyConfig, SlotPlan, SlotView
+import torch
+from torch import Tensor
+
+from dlmcache_cuda.policies.base import (
+    CachePolicy,
+    PolicyConfig,
+    SlotPlan,
+    SlotView,
+    StepPlan,
+    StepView,
+    check_flag,
+    check_interval,
+)
 from dlmcache_cuda.policies.registry import register_policy
 
 
@@ -26,16 +44,16 @@ class BlockCacheConfig(PolicyConfig):
     Args:
         refresh_steps: steps of a block from one computation of the whole canvas to the next.
             None (Fast-dLLM): only at the start of a block. 1: at every step, which is vanilla.
+        first_token: on Dream the first step of a block commits its first position only (the authors'
+            code), if the schedule asks for no more than one. Without effect on LLaDA.
     """
 
     refresh_steps: int | None = None
+    first_token: bool = True
 
     def __post_init__(self) -> None:
-        steps = self.refresh_steps
-        if steps is not None and (
-            not isinstance(steps, int) or isinstance(steps, bool) or steps < 1
-        ):
-            raise ValueError(f"refresh_steps must be None or an integer >= 1, got {steps!r}")
+        check_interval("refresh_steps", self.refresh_steps, optional=True)
+        check_flag("first_token", self.first_token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +73,45 @@ def is_refresh(view: SlotView, refresh_steps: int | None) -> bool:
     return view.step_in_block % refresh_steps == 0
 
 
+class BlockCache(CachePolicy):
+    """What both have in common."""
+
+    def plan(self, step: StepView) -> StepPlan:
+        plan = super().plan(step)
+        if self.frame.shift:
+            # The row before a block is computed while the position that it predicts is masked.
+            plan.marks = self._waiting_rows(step, plan)
+        return plan
+
+    def _waiting_rows(self, step: StepView, plan: StepPlan) -> Tensor:
+        marks = torch.ones_like(step.masked)
+        for slot, view in enumerate(step.slots):
+            if view is not None and plan.slots[slot].marked:
+                begin = slot * self.frame.capacity + view.block_begin
+                marks[begin - 1] = step.masked[begin]
+        return self.frame.twinned(marks)
+
+    def plan_slot(self, view: SlotView) -> SlotPlan:
+        if is_refresh(view, self.config.refresh_steps):
+            alone = self.config.first_token and self.config.refresh_steps is None
+            first = alone and view.shift > 0 and view.num_commit == 1
+            return SlotPlan(0, view.length, refresh=True, window=1 if first else None)
+        begin, end = self.cached_range(view)
+        return SlotPlan(begin - view.shift, end, refresh=False, marked=view.shift > 0)
+
+    @abstractmethod
+    def cached_range(self, view: SlotView) -> tuple[int, int]:
+        """Positions computed at the steps of a block that reuse the cache."""
+
+
 @register_policy("prefix")
-class Prefix(CachePolicy):
+class Prefix(BlockCache):
     """Caches the rows before the block (Fast-dLLM, prefix cache)."""
 
     Config = PrefixConfig
 
-    def plan_slot(self, view: SlotView) -> SlotPlan:
-        refresh = is_refresh(view, self.config.refresh_steps)
-        return SlotPlan(0 if refresh else view.block_begin, view.length, refresh)
+    def cached_range(self, view: SlotView) -> tuple[int, int]:
+        return view.block_begin, view.length
 
     @classmethod
     def exact_config(cls) -> PrefixConfig:
@@ -71,15 +119,13 @@ class Prefix(CachePolicy):
 
 
 @register_policy("dual")
-class Dual(CachePolicy):
+class Dual(BlockCache):
     """Caches the rows before and behind the block (Fast-dLLM, dual cache)."""
 
     Config = DualConfig
 
-    def plan_slot(self, view: SlotView) -> SlotPlan:
-        if is_refresh(view, self.config.refresh_steps):
-            return SlotPlan(0, view.length, refresh=True)
-        return SlotPlan(view.block_begin, view.block_end, refresh=False)
+    def cached_range(self, view: SlotView) -> tuple[int, int]:
+        return view.block_begin, view.block_end
 
     @classmethod
     def exact_config(cls) -> DualConfig:

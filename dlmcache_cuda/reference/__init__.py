@@ -1,7 +1,12 @@
 """Plain torch twins of the operators: same names and signatures, written to be read."""
 
 from dlmcache_cuda.reference.attention import attention_rows as attention_rows
+from dlmcache_cuda.reference.attention_mass import attention_mass as attention_mass
+from dlmcache_cuda.reference.attention_mass import rollout_step as rollout_step
 from dlmcache_cuda.reference.commit import commit_ as commit_
+from dlmcache_cuda.reference.delta import delta_update_ as delta_update_
+from dlmcache_cuda.reference.drift import cosine_drift_ as cosine_drift_
+from dlmcache_cuda.reference.density import density as density
 from dlmcache_cuda.reference.head import head_reduce as head_reduce
 from dlmcache_cuda.reference.norm import rms_norm as rms_norm
 from dlmcache_cuda.reference.random import uniform_rows as uniform_rows
@@ -11,4 +16,6 @@ from dlmcache_cuda.reference.row_list import find_rows as find_rows
 from dlmcache_cuda.reference.rows import gather_rows as gather_rows
 from dlmcache_cuda.reference.rows import scatter_rows_ as scatter_rows_
 from dlmcache_cuda.reference.sample import sample_rows as sample_rows
+from dlmcache_cuda.reference.select import select_rows as select_rows
 from dlmcache_cuda.reference.swiglu import swiglu as swiglu
+from dlmcache_cuda.reference.tracked_drift import tracked_similarity as tracked_similarity

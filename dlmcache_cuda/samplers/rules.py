@@ -26,6 +26,7 @@ class CommitRule(ABC):
     """Decides how many candidates of a slot are committed at a step."""
 
     code: ClassVar[int]  # the rule's number in ops.commit_
+    ranked: ClassVar[bool] = False  # ranks by any score, not only by confidence
 
     @property
     def value(self) -> float:
@@ -41,6 +42,10 @@ class CommitRule(ABC):
             block_masks: masks of the block when it began.
             masks_left: masks of the block now.
         """
+
+    def num_due(self, step_in_block: int, block_masks: int, masks_left: int) -> int:
+        """What policies are told of :meth:`num_commit`: how many commits are certain."""
+        return self.num_commit(step_in_block, block_masks, masks_left)
 
     def is_over(self, step_in_block: int, block_masks: int) -> bool:
         """Whether a block that had ``block_masks`` masks ends before this step, come what may."""
@@ -64,6 +69,7 @@ class FixedK(CommitRule):
 
     steps_per_block: int
     code: ClassVar[int] = 0
+    ranked: ClassVar[bool] = True
 
     def num_commit(self, step_in_block: int, block_masks: int, masks_left: int) -> int:
         if step_in_block >= self.steps_per_block:
@@ -96,6 +102,7 @@ class DreamSchedule(CommitRule):
     steps_per_block: int
     min_commit: int = 0
     code: ClassVar[int] = 0
+    ranked: ClassVar[bool] = True
 
     def num_commit(self, step_in_block: int, block_masks: int, masks_left: int) -> int:
         number = num_dream_tokens(masks_left, self.steps_per_block, step_in_block)
@@ -129,6 +136,9 @@ class Origin(CommitRule):
     def num_commit(self, step_in_block: int, block_masks: int, masks_left: int) -> int:
         """The probability in units of 2^-53; above the number of candidates of any step."""
         return int(transfer_share(self.steps_per_block, step_in_block) / SHARE_UNIT)
+
+    def num_due(self, step_in_block: int, block_masks: int, masks_left: int) -> int:
+        return masks_left if step_in_block >= self.steps_per_block - 1 else 0
 
     def is_over(self, step_in_block: int, block_masks: int) -> bool:
         return step_in_block >= self.steps_per_block

@@ -12,7 +12,7 @@ from dlmcache_cuda import ops
 from dlmcache_cuda.cache.row_list import RowList
 from dlmcache_cuda.samplers.rules import SHARE_UNIT, CommitRule, Origin
 
-REMASKINGS = ("low_confidence", "random")
+REMASKINGS = ("low_confidence", "random", "random_order")
 # Dream's names -> what candidates are ranked by, a name of Llada.predict.
 ALGORITHMS = {
     "origin": "confidence",
@@ -21,9 +21,9 @@ ALGORITHMS = {
     "entropy": "entropy",
 }
 
-# Streams of the counter-based random numbers; stream 0 is the Gumbel noise of the head, 2 the
-# order of random_order.
+# Streams of the counter-based random numbers; stream 0 is the Gumbel noise of the head.
 RANDOM_REMASKING_STREAM = 1
+RANDOM_ORDER_STREAM = 2
 ORIGIN_STREAM = 3
 ALG_TEMP_STREAM = 4
 
@@ -35,7 +35,8 @@ class Sampler:
     Args:
         rule: how many candidates are committed.
         remasking: ``low_confidence`` ranks candidates by the probability of their token,
-            ``random`` by a number drawn anew for every position at every step.
+            ``random`` by a number drawn anew for every position at every step, ``random_order``
+            commits in an order that is drawn once per block.
         temperature: of the Gumbel-max choice of tokens; 0 takes the most probable token.
         cfg_scale: weight of unsupervised classifier-free guidance; 0 is off.
         suppress_ids: token ids that are never predicted and take no probability.
@@ -58,6 +59,12 @@ class Sampler:
     alg_temp: float | None = None
     top_p: float = 1.0
     top_k: int = 0
+
+    @property
+    def ranks_by_confidence(self) -> bool:
+        """Whether candidates are ranked by the probability of their token."""
+        by_confidence = self.alg in (None, "maskgit_plus") and not self.alg_temp
+        return self.rule.ranked and self.remasking == "low_confidence" and by_confidence
 
     def predict(
         self,
@@ -116,7 +123,7 @@ class Sampler:
     ) -> Tensor | None:
         """What ranks the candidates ``[Q]`` fp32, or None for their log-confidence."""
         if self.alg is None:
-            if self.remasking == "low_confidence":
+            if self.remasking != "random":
                 return None
             return _uniform(candidates, seeds, steps, RANDOM_REMASKING_STREAM)
         if not self.alg_temp:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import re
 
 import pytest
+import torch
 
 from dlmcache_cuda.policies import (
+    Frame,
     SlotPlan,
     SlotView,
+    StackSpec,
+    StepView,
     available_policies,
     make_policy,
     register_policy,
@@ -29,6 +35,11 @@ def view(step_in_block: int, block: int = 0, step: int = 7) -> SlotView:
     )
 
 
+def step_view(slot: SlotView) -> StepView:
+    masked = torch.arange(32) >= slot.prompt_length
+    return StepView([slot], masked & (torch.arange(32) < slot.length), torch.tensor([slot.length]))
+
+
 def test_vanilla_comes_first_and_the_published_names_exist():
     assert list(POLICIES)[0] == "none"
     assert {"none", "prefix", "dual"} <= set(POLICIES)
@@ -41,12 +52,21 @@ def test_contract_of_every_policy(name):
     assert dataclasses.is_dataclass(policy.Config) and policy.Config.__dataclass_params__.frozen
     assert type(make_policy(policy.Config())) is type(policy)
     assert type(policy.exact_config()) is policy.Config
-    first = policy.plan_slot(view(0, step=0))
-    assert (first.begin, first.end) == (0, 29)
-    for block in range(3):
-        for step_in_block in range(9):
-            plan = policy.plan_slot(view(step_in_block, block))
-            assert 0 <= plan.begin <= 5 + 8 * block and 13 + 8 * block <= plan.end <= 29
+    policy.attach(Frame(1, 1, 32, torch.device("cpu"), n_layers=2, shift=0, end_token_id=0))
+    assert isinstance(policy.stack_spec(2), StackSpec)
+    policy.enter(0)
+    first = policy.plan(step_view(view(0, step=0))).slots[0]
+    assert (first.begin, first.end, first.marked, first.sparse) == (0, 29, False, False)
+
+
+@pytest.mark.parametrize("name", list(POLICIES))
+def test_every_setting_is_described_and_checked(name):
+    config = POLICIES[name].Config
+    described = "".join(inspect.getdoc(base) or "" for base in config.__mro__)
+    for field in dataclasses.fields(config):
+        assert re.search(rf"\b{field.name}\b", described), f"{name}: {field.name} is not described"
+        with pytest.raises(ValueError, match=f"{field.name} must"):
+            config(**{field.name: "nonsense"})
 
 
 def test_vanilla_computes_everything():

@@ -60,11 +60,22 @@ DLMCACHE_HOST_DEVICE KeySplits key_splits(int64_t num_keys) {
   return {(num_keys + keys - 1) / keys, keys};
 }
 
+// Upper bound on the splits of a slot with `capacity` positions.
+template <int64_t kMinKeys, int64_t kMaxSplits>
+constexpr int64_t max_key_splits(int64_t capacity) {
+  const int64_t splits = (capacity + kMinKeys - 1) / kMinKeys;
+  return splits < kMaxSplits ? splits : kMaxSplits;
+}
+
 namespace cpu {
 
 inline constexpr int64_t kAttentionTileRows = 32;
 
-DLMCACHE_HOST_DEVICE KeySplits attention_splits(int64_t num_keys) { return key_splits<512, 32>(num_keys); }
+inline constexpr int64_t kAttentionMinKeys = 512, kAttentionMaxSplits = 32;
+
+DLMCACHE_HOST_DEVICE KeySplits attention_splits(int64_t num_keys) {
+  return key_splits<kAttentionMinKeys, kAttentionMaxSplits>(num_keys);
+}
 
 DLMCACHE_HOST_DEVICE int64_t attention_tiles(int64_t packed_rows) {
   return (packed_rows + kAttentionTileRows - 1) / kAttentionTileRows;
@@ -83,10 +94,10 @@ void attention_merge_rows(const AttentionParams& p, int64_t begin, int64_t end);
 namespace cuda {
 
 inline constexpr int64_t kMaxAttentionHeadSize = 256;
-inline constexpr int64_t kAttentionMaxSplits = 32;
+inline constexpr int64_t kAttentionMinKeys = 128, kAttentionMaxSplits = 32;
 
 DLMCACHE_HOST_DEVICE KeySplits attention_splits(int64_t num_keys) {
-  return key_splits<128, kAttentionMaxSplits>(num_keys);
+  return key_splits<kAttentionMinKeys, kAttentionMaxSplits>(num_keys);
 }
 
 // What max_splits should be for these sizes; decided without knowing the slots' rows and keys.

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "dlmcache/dtype.h"
+#include "dlmcache/ordered_bits.h"
 
 namespace dlmcache {
 
@@ -42,18 +43,6 @@ struct CommitParams {
   bool* committed;               // [R]
   int64_t* status;               // [S, kStatusSize]
 };
-
-namespace detail {
-
-// Orders like the numbers: a > b exactly if ordered_bits(a) > ordered_bits(b). -0 counts as 0; not for NaN.
-DLMCACHE_HOST_DEVICE uint32_t ordered_bits(float value) {
-  const uint32_t bits = bit_cast<uint32_t>(value + 0.0f);  // -0 + 0 = +0
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
-DLMCACHE_HOST_DEVICE bool is_nan(float value) { return value != value; }
-
-}  // namespace detail
 
 // The key of an invalid candidate; every valid one has a smaller key.
 inline constexpr uint64_t kInvalidKey = ~uint64_t{0};

@@ -1,0 +1,100 @@
+"""dKV-Cache-Decode (arXiv 2505.15781, section 3.2): keep decoded tokens, one step delayed.
+
+Rows of masked tokens are recomputed at every step, in all blocks that are left; a decoded token is
+recomputed once more, with the token itself as input, and then comes from the cache. Everything is
+recomputed every ``cache_reloading_step`` steps of a block.
+
+The authors' code keeps keys and values of the cached rows apart, before RoPE, and re-orders them at
+every step; here each row has its place by position, after RoPE, which gives the same attention.
+Their LLaDA code computes everything at steps 0 and 1 of a block, their Dream code at step 0 only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dlmcache_cuda.policies.base import (
+    IDLE,
+    CachePolicy,
+    Frame,
+    PolicyConfig,
+    SlotPlan,
+    SlotView,
+    StepPlan,
+    StepView,
+    check_choice,
+    check_interval,
+)
+from dlmcache_cuda.policies.dkv_cacheable import SHIFT_TYPES, cacheable_rows
+from dlmcache_cuda.policies.registry import register_policy
+
+
+@dataclass(frozen=True, slots=True)
+class DkvDecodeConfig(PolicyConfig):
+    """Settings of dKV-Cache-Decode.
+
+    Args:
+        cache_reloading_step: steps of a block from one computation of the whole canvas to the next.
+            Default: 8, the authors' value for LLaDA (4 for Dream). 1 is vanilla.
+        shift_type: ``un``, ``un_right`` or ``right``: which rows a Dream may keep; see
+            ``dkv_cacheable``. Without effect on LLaDA.
+    """
+
+    cache_reloading_step: int = 8
+    shift_type: str = "un"
+
+    def __post_init__(self) -> None:
+        check_interval("cache_reloading_step", self.cache_reloading_step)
+        check_choice("shift_type", self.shift_type, SHIFT_TYPES)
+
+
+@register_policy("dkv-decode")
+class DkvDecode(CachePolicy):
+    """Caches decoded tokens with a delay of one step (dKV-Cache-Decode)."""
+
+    Config = DkvDecodeConfig
+
+    def attach(self, frame: Frame) -> None:
+        super().attach(frame)
+        self._settled = frame.flags()  # what could be kept when the step before was planned
+
+    def _full(self, view: SlotView) -> bool:
+        i = view.step_in_block
+        return i % self.config.cache_reloading_step == 0 or (i == 1 and view.shift == 0)
+
+    def plan(self, step: StepView) -> StepPlan:
+        active = ~self._settled
+        self._settled = cacheable_rows(step, self.frame, self.config.shift_type)
+        waiting = self._waiting_slots(step, active)
+        plans = [
+            IDLE
+            if view is None
+            else SlotPlan(0, view.length, refresh=True)
+            if self._full(view) or slot in waiting
+            else SlotPlan(0, view.length, refresh=False, marked=True)
+            for slot, view in enumerate(step.slots)
+        ]
+        return StepPlan(plans, marks=self.frame.twinned(active))
+
+    def _waiting_slots(self, step: StepView, active: Tensor) -> set[int]:
+        """Slots with too few masks whose predicting row is active; only ``right`` has any."""
+        if self.frame.shift == 0 or self.config.shift_type != "right":
+            return set()
+        shape = (self.frame.num_slots, self.frame.capacity)
+        ready = step.masked.view(shape) & active.view(shape).roll(1, dims=1)
+        positions = torch.arange(self.frame.capacity, device=ready.device)
+        waiting = set()
+        for slot, view in enumerate(step.slots):
+            if view is None:
+                continue
+            count = int((ready[slot] & (positions < view.block_end)).sum())
+            if count < min(view.num_commit, view.num_masks):
+                waiting.add(slot)
+        return waiting
+
+    @classmethod
+    def exact_config(cls) -> DkvDecodeConfig:
+        return DkvDecodeConfig(cache_reloading_step=1)

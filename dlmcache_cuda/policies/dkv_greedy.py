@@ -1,0 +1,109 @@
+"""dKV-Cache-Greedy (arXiv 2505.15781, section 3.2): a constant number of active rows.
+
+Only for random order, where the positions that a step commits are known before it: their rows, the
+rows of the tokens that the step before committed, and a window of masks around them are computed;
+everything is recomputed every ``cache_reloading_step`` steps of a block.
+
+The paper centres the window on the tokens just committed, the authors' code on those that come
+next; the paper takes positions within half a window on either side, the code counts masks (as
+here), nearest first, left and right in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+
+from dlmcache_cuda.policies.base import (
+    IDLE,
+    CachePolicy,
+    Frame,
+    PolicyConfig,
+    SlotPlan,
+    SlotView,
+    StepPlan,
+    StepView,
+    check_choice,
+    check_interval,
+)
+from dlmcache_cuda.policies.registry import register_policy
+
+
+@dataclass(frozen=True, slots=True)
+class DkvGreedyConfig(PolicyConfig):
+    """Settings of dKV-Cache-Greedy.
+
+    Args:
+        cache_reloading_step: steps of a block from one computation of the whole canvas to the next.
+            Default: 2, the authors' value. 1 is vanilla in random order.
+        window_length: masks computed around each centre. Default: 4, the authors' value; 0: none.
+        window_center: ``next``, the tokens that the step commits (the authors' code), or
+            ``previous``, those that the step before committed (the paper).
+    """
+
+    cache_reloading_step: int = 2
+    window_length: int = 4
+    window_center: str = field(default="next")
+
+    def __post_init__(self) -> None:
+        check_interval("cache_reloading_step", self.cache_reloading_step)
+        length = self.window_length
+        if isinstance(length, bool) or not isinstance(length, int) or length < 0:
+            raise ValueError(f"window_length must be an integer >= 0, got {length!r}")
+        check_choice("window_center", self.window_center, ("next", "previous"))
+
+
+@register_policy("dkv-greedy")
+class DkvGreedy(CachePolicy):
+    """Computes what is committed now, what was committed last and a window (dKV-Cache-Greedy)."""
+
+    Config = DkvGreedyConfig
+    remasking = "random_order"
+    shifts = (0,)
+
+    def attach(self, frame: Frame) -> None:
+        super().attach(frame)
+        self._masks: list[list[int]] = [[] for _ in range(frame.num_slots)]
+
+    def plan(self, step: StepView) -> StepPlan:
+        capacity = self.frame.capacity
+        masked = step.masked.view(-1, capacity)
+        plans, rows = [], []
+        for slot, view in enumerate(step.slots):
+            if view is None:
+                plans.append(IDLE)
+                continue
+            masks_before = self._masks[slot]
+            self._masks[slot] = masked[slot].nonzero().flatten().tolist()
+            if view.step_in_block % self.config.cache_reloading_step == 0:
+                plans.append(SlotPlan(0, view.length, refresh=True))
+            else:
+                plans.append(SlotPlan(0, view.length, refresh=False, marked=True))
+                rows += [slot * capacity + p for p in self._active(view, masks_before)]
+        marks = self.frame.flags()
+        marks[torch.tensor(rows, dtype=torch.int64, device=marks.device)] = True
+        return StepPlan(plans, marks=self.frame.twinned(marks))
+
+    def _active(self, view: SlotView, masks_before: list[int]) -> set[int]:
+        active = {*view.due, *view.due_before}
+        centers = view.due if self.config.window_center == "next" else view.due_before
+        for center in centers:
+            active.update(_nearest(center, masks_before, active, self.config.window_length))
+        return active
+
+    @classmethod
+    def exact_config(cls) -> DkvGreedyConfig:
+        return DkvGreedyConfig(cache_reloading_step=1)
+
+
+def _nearest(center: int, masks: Iterable[int], taken: set[int], count: int) -> list[int]:
+    """Up to ``count`` masks around ``center``, left and right in turn, nearest first."""
+    free = [p for p in masks if p != center and p not in taken]
+    sides = [[p for p in free if p < center], [p for p in reversed(free) if p > center]]
+    chosen: list[int] = []
+    while len(chosen) < count and any(sides):
+        side = sides[len(chosen) % 2] or sides[1 - len(chosen) % 2]
+        chosen.append(side.pop())
+    return chosen

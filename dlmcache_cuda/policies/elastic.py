@@ -1,0 +1,159 @@
+"""Elastic-Cache (arXiv 2510.14973): refresh when and from where the attention drifts.
+
+A step computes the leftmost ``window_length`` masks, the tokens just committed and, in every layer,
+the most-attended decoded token(s) found by the step before. While the attention of those tracked
+rows stays what it was, everything else comes from the cache. In the first layer where it drifts
+(similarity below ``gamma``) reuse ends: all layers above recompute the whole canvas, starting from
+the cached inputs of the layer.
+
+Where paper and code differ this is the code: the window of the *current* step enters (paper: of the
+step before); the similarity is the mean over keys of the cosine over heads (``similarity="heads"``;
+paper: the cosine of the attention rows, ``"rows"``); no blocks of distant masks; once a layer has
+triggered, no layer above is tested. Different from the code: batches, with a boundary for each
+sequence; no cache of queries (the old ones follow from the cached inputs) and no copy of the key
+cache; with ``block_length`` shorter than ``gen_length`` the window stays inside the block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dlmcache_cuda import ops
+from dlmcache_cuda.cache import RowList
+from dlmcache_cuda.policies.base import (
+    IDLE,
+    CachePolicy,
+    Frame,
+    PolicyConfig,
+    SlotPlan,
+    SlotView,
+    StepPlan,
+    StepResult,
+    StepView,
+    check_choice,
+    check_flag,
+    check_interval,
+    check_number,
+    is_due,
+)
+from dlmcache_cuda.policies.registry import register_policy
+from dlmcache_cuda.policies.stack_spec import StackSpec, TrackingSpec
+
+SIMILARITIES = ("heads", "rows")
+
+
+@dataclass(frozen=True, slots=True)
+class ElasticConfig(PolicyConfig):
+    """Settings of Elastic-Cache.
+
+    Args:
+        gamma: similarity below which a layer triggers the recomputation of those above it. Default:
+            0.9; the authors use 0.98 for Dream on HumanEval, 0.7 for LLaDA-V. -1 never triggers.
+        window_length: leftmost masks computed at every step, of which tokens are committed. Default:
+            16; None: all masks of the block.
+        track_num: most-attended tokens followed per layer. Default: 1.
+        block_caching: False: all masks are computed at every step; the window only limits commits.
+        similarity: ``heads`` (the authors' code) or ``rows`` (the paper).
+        eos_cut: decode nothing behind the first end of text that is committed.
+        refresh_steps: recompute everything every so many steps whatever the drift. None: never;
+            1 is vanilla.
+    """
+
+    gamma: float = 0.9
+    window_length: int | None = 16
+    track_num: int = 1
+    block_caching: bool = True
+    similarity: str = "heads"
+    eos_cut: bool = True
+    refresh_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        check_number("gamma", self.gamma, -1e6, 1e6)
+        check_tracking(self)
+
+
+def check_tracking(config) -> None:
+    """Checks what this policy and ``composed`` share."""
+    check_interval("window_length", config.window_length, optional=True)
+    check_interval("track_num", config.track_num)
+    check_flag("block_caching", config.block_caching)
+    check_choice("similarity", config.similarity, SIMILARITIES)
+    check_flag("eos_cut", config.eos_cut)
+    check_interval("refresh_steps", config.refresh_steps, optional=True)
+
+
+@register_policy("elastic")
+class Elastic(CachePolicy):
+    """Recomputes from the layer on at which the attention of tracked tokens drifts."""
+
+    Config = ElasticConfig
+
+    @property
+    def cuts_at_eos(self) -> bool:
+        return self.config.eos_cut
+
+    def stack_spec(self, n_layers: int) -> StackSpec:
+        config = self.config
+        return StackSpec(
+            tracking=TrackingSpec(config.track_num, config.gamma, config.similarity)
+        )
+
+    def attach(self, frame: Frame) -> None:
+        super().attach(frame)
+        rows = frame.network_slots * frame.capacity
+        self._kept = torch.zeros(rows, dtype=torch.bool, device=frame.device)
+
+    def plan(self, step: StepView) -> StepPlan:
+        window = self._window(step)
+        # Entry -1 of the marks takes the unused places of the window.
+        marks = torch.cat((self._kept, self._kept.new_zeros(1)))
+        marks[window.row_index] = True
+        plans = [IDLE if view is None else self.plan_slot(view) for view in step.slots]
+        return StepPlan(plans, marks=marks[:-1], window=window)
+
+    def plan_slot(self, view: SlotView) -> SlotPlan:
+        window = self.config.window_length
+        if is_due(view.step, self.config.refresh_steps):
+            return SlotPlan(0, view.length, refresh=True, window=window)
+        return SlotPlan(0, view.length, refresh=False, marked=True, window=window, tested=True)
+
+    def _window(self, step: StepView) -> RowList:
+        """The rows that predict the masks of the window, of all slots of the network."""
+        frame, config = self.frame, self.config
+        limit = config.window_length if config.block_caching else None
+        begin, end, counts = [], [], []
+        for view in step.slots:
+            if view is None:
+                begin.append(0), end.append(0), counts.append(0)
+                continue
+            begin.append(view.prompt_length)
+            end.append(view.block_end if config.block_caching else view.end)
+            masks = view.num_masks if config.block_caching else view.masks_to_end
+            counts.append(masks if limit is None else min(masks, limit))
+        copies = frame.network_slots // frame.num_slots
+        begin, end, counts = begin * copies, end * copies, counts * copies
+        bounds = torch.tensor([begin, end, counts], dtype=torch.int64).to(frame.device)
+        row_index, cu_rows = ops.build_rows(
+            bounds[0],
+            bounds[1],
+            frame.capacity,
+            sum(counts),
+            flags=frame.twinned(step.masked),
+            limit=bounds[2],
+        )
+        row_index = torch.where(row_index < 0, -1, row_index - frame.shift)
+        return RowList(row_index, cu_rows, tuple(counts), frame.capacity)
+
+    def _newly(self, result: StepResult) -> Tensor:
+        """Committed positions that are computed once more."""
+        return result.newly
+
+    def after_commit(self, result: StepResult) -> None:
+        self._kept = result.tracked | self.frame.twinned(self._newly(result))
+
+    @classmethod
+    def exact_config(cls) -> ElasticConfig:
+        return ElasticConfig(refresh_steps=1, window_length=None, eos_cut=False)

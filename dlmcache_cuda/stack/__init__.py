@@ -1,0 +1,5 @@
+"""How the rows of a step go through the layers: dense, tracked, selected, with rollout."""
+
+from dlmcache_cuda.stack.stack import Stack as Stack
+from dlmcache_cuda.stack.step import StackResult as StackResult
+from dlmcache_cuda.stack.step import StackStep as StackStep

@@ -1,0 +1,148 @@
+"""Layers that compute the most drifted of the rows they carry (SPA-Cache, dLLM-Cache)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dlmcache_cuda import ops
+from dlmcache_cuda.cache import KVCache, RowList
+from dlmcache_cuda.model import Llada
+from dlmcache_cuda.model.block import LladaBlock
+from dlmcache_cuda.model.proxy import singular_proxies
+from dlmcache_cuda.policies import SelectionSpec
+from dlmcache_cuda.stack.step import StackStep
+
+
+class Selection:
+    """Reference signals and cached deltas of all layers, and how a layer uses them.
+
+    Rows keep one cached vector per layer, ``a + f``: attention and feed-forward output are always
+    renewed together. Storage only grows with the rows of the slots, ``[M, W]`` per layer.
+    """
+
+    def __init__(self, model: Llada, spec: SelectionSpec, num_rows: int, cache: KVCache) -> None:
+        self.spec = spec
+        self.cache = cache
+        self.eps = model.config.rms_norm_eps
+        width, layers = model.config.d_model, model.config.n_layers
+        first = spec.first_layer
+        buffer = {"dtype": model.dtype, "device": model.device}
+        self.delta: list[Tensor | None] = [None] * first
+        self.delta += list(torch.zeros((layers - first, num_rows, width), **buffer))
+        self.proxies: list[Tensor] = []
+        self.reference: list[Tensor | None] = []
+        if spec.signal == "proxy":
+            self.proxies = singular_proxies(model, spec.proxy_rank)
+            self.reference = [
+                None if layer < first else torch.zeros((num_rows, len(proxy)), **buffer)
+                for layer, proxy in enumerate(self.proxies)
+            ]
+        elif spec.signal == "value":
+            # dLLM-Cache compares values with the cached values themselves.
+            self.reference = [values.flatten(1) for values in cache.v]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held beside the K/V cache, in bytes."""
+        held = [tensor for tensor in self.delta if tensor is not None] + self.proxies
+        if self.spec.signal == "proxy":
+            held += [tensor for tensor in self.reference if tensor is not None]
+        return sum(tensor.nbytes for tensor in held)
+
+    def budgets(self, layer: int, step: StackStep, sparse: Sequence[bool], carried: Sequence[int]):
+        """Rows that each slot computes at a layer: its budget where ``sparse``, else all."""
+        counts = []
+        for slot, count in enumerate(carried):
+            if not sparse[slot] or layer < self.spec.first_layer:
+                counts.append(count)
+                continue
+            budget = self.spec.budget(layer, step.gen_lengths[slot], step.lengths[slot])
+            forced = step.forced_counts[slot] if step.forced_counts else 0
+            budget = budget + forced if self.spec.forced_extra else max(budget, forced)
+            counts.append(min(budget, count))
+        return counts
+
+    def remember_signal(self, layer: int, normed: Tensor, row_index: Tensor) -> None:
+        """Makes the rows' proxies the reference of the next step (dense layers)."""
+        if self.spec.signal == "proxy" and layer >= self.spec.first_layer:
+            signal = torch.nn.functional.linear(normed, self.proxies[layer])
+            ops.scatter_rows_(self.reference[layer], signal, row_index)
+
+    def choose(
+        self,
+        layer: int,
+        block: LladaBlock,
+        normed: Tensor,
+        rows: RowList,
+        budgets: Sequence[int],
+        forced: Tensor | None,
+        cos_sin: Tensor,
+    ) -> tuple[Tensor, RowList, Tensor]:
+        """Picks the rows to compute and writes their keys and values.
+
+        Returns:
+            Rotated queries of the computed rows, the rows, and their places among the carried ones.
+        """
+        spec = self.spec
+        k_cache, v_cache = self.cache.k[layer], self.cache.v[layer]
+        width = block.num_heads * cos_sin.shape[1]
+        signal = None
+        if spec.signal == "proxy":
+            signal = torch.nn.functional.linear(normed, self.proxies[layer])
+        elif spec.signal == "value":
+            signal = block.project(normed, width + k_cache.shape[1] * cos_sin.shape[1])
+        if signal is None:
+            drift = torch.zeros(len(normed), device=normed.device)
+        else:
+            update = spec.reference_rows == "all"
+            drift = ops.cosine_drift_(signal, self.reference[layer], rows.row_index, update)
+        if forced is not None:
+            always = ops.gather_rows(forced, rows.row_index)
+            drift = drift.masked_fill(always, torch.inf)
+        number = torch.tensor(budgets, dtype=torch.int64).to(normed.device)
+        row_index, places, cu_rows = ops.select_rows(
+            drift, rows.row_index, rows.cu_rows, number, sum(budgets)
+        )
+        computed = RowList(row_index, cu_rows, tuple(budgets), rows.capacity)
+        if signal is not None and spec.reference_rows == "computed":
+            ops.scatter_rows_(self.reference[layer], ops.gather_rows(signal, places), row_index)
+        chosen = ops.gather_rows(normed, places)
+        if spec.kv_rows == "carried":
+            block.project_kv(normed, rows.row_index, cos_sin, k_cache, v_cache)
+            q = block.project_q(chosen, row_index, cos_sin, k_cache)
+        elif spec.kv_rows == "selected":
+            q = block.project_qkv(chosen, row_index, cos_sin, k_cache, v_cache)
+        else:
+            last = width + k_cache.shape[1] * cos_sin.shape[1]
+            qkv = torch.cat(
+                (block.project(chosen, 0, last), ops.gather_rows(signal, places)), dim=1
+            )
+            q = block.rotate(qkv, row_index, cos_sin, k_cache, v_cache, block.num_heads)
+        return q, computed, places
+
+    def carry(
+        self,
+        layer: int,
+        h: Tensor,
+        rows: RowList,
+        attn_out: Tensor,
+        ff_out: Tensor,
+        places: Tensor,
+        norm_weight: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The carried rows behind the layer, and what the next layer's projections read of them."""
+        h, normed = ops.delta_update_(
+            self.delta[layer],
+            h,
+            rows.row_index,
+            attn_out,
+            ff_out,
+            places,
+            norm_weight,
+            self.eps,
+            self.spec.reuse == "output",
+        )
+        return h, None if norm_weight is None else normed

@@ -1,0 +1,146 @@
+"""What holds for every registered policy, on LLaDA and on Dream, with settings that do some work."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from oracles.compare import random_prompts
+
+import dlmcache_cuda
+from dlmcache_cuda.policies import available_policies
+from dlmcache_cuda.testing.tiny_model import random_model
+
+POLICIES = available_policies()
+FAMILIES = {"llada": {}, "dream": {"model_type": "Dream"}}
+LENGTHS = [3, 11, 1, 7, 20]
+SEEDS = [11, 5, 2**40, 0, 2**62 + 1]
+# Intervals, windows and budgets that fit 24 generated tokens; the defaults are for hundreds.
+SMALL: dict[str, dict[str, Any]] = {
+    "dkv-decode": {"cache_reloading_step": 5},
+    "dkv-pd": {"cache_reloading_step": 5},
+    "elastic": {"window_length": 4, "gamma": 0.995},
+    "spa": {"refresh_steps": 9, "refresh_gen_steps": 4, "proxy_rank": 5, "max_update_ratio": 0.5},
+    "dllm": {"prompt_interval_steps": 5, "gen_interval_steps": 3},
+    "d2": {"current_k": 5},
+    "composed": {"window_length": 4, "gamma": 0.995, "proxy_rank": 5, "delay_steps": 2},
+}
+CASES = [
+    (family, name)
+    for family in FAMILIES
+    for name, policy in POLICIES.items()
+    if int(family == "dream") in policy.shifts
+]
+
+
+@functools.cache
+def model_of(family: str) -> Any:
+    return random_model(7, n_layers=3, **FAMILIES[family])
+
+
+def config_of(name: str) -> Any:
+    return POLICIES[name].Config(**SMALL.get(name, {}))
+
+
+def options_of(name: str, **options: Any) -> dict[str, Any]:
+    remasking = POLICIES[name].remasking
+    return options if remasking is None else {**options, "remasking": remasking}
+
+
+def assert_same(one: Any, other: Any, where: str) -> None:
+    assert one.ids.tolist() == other.ids.tolist(), where
+    assert one.commit_step.tolist() == other.commit_step.tolist(), where
+    for name in ("forwards", "rows_computed", "refreshes", "stop_reason"):
+        assert getattr(one, name) == getattr(other, name), f"{where}: {name}"
+    for step, (a, b) in enumerate(zip(one.trace, other.trace, strict=True)):
+        rows = [[layer.tolist() for layer in trace.rows] for trace in (a, b)]
+        assert rows[0] == rows[1], f"{where}: rows of step {step}"
+        assert a.boundary == b.boundary, f"{where}: boundary of step {step}"
+
+
+@pytest.mark.parametrize("block_length", [None, 8])
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_five_ragged_prompts_give_what_each_gives_alone(family, name, block_length):
+    model = model_of(family)
+    prompts = random_prompts(2, LENGTHS)
+    options = options_of(name, gen_length=24, block_length=block_length, cache=config_of(name))
+    alone = [
+        dlmcache_cuda.decode(model, [prompt], seed=[seed], trace=True, **options).sequences[0]
+        for prompt, seed in zip(prompts, SEEDS, strict=True)
+    ]
+    for batch_size in (None, 2):
+        out = dlmcache_cuda.decode(
+            model, prompts, seed=SEEDS, batch_size=batch_size, trace=True, **options
+        )
+        for i, (sequence, single) in enumerate(zip(out.sequences, alone, strict=True)):
+            assert_same(sequence, single, f"sequence {i}, batch_size {batch_size}")
+        assert out.stats.rows_computed == sum(single.rows_computed for single in alone)
+
+
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_trace_is_consistent(family, name):
+    model = model_of(family)
+    prompts = random_prompts(3, [9, 4])
+    options = options_of(name, gen_length=24, cache=config_of(name), seed=3, stop_at_eos=False)
+    traced = dlmcache_cuda.decode(model, prompts, trace=True, **options)
+    plain = dlmcache_cuda.decode(model, prompts, **options)
+    layers = model.config.n_layers
+    for sequence, untraced in zip(traced.sequences, plain.sequences, strict=True):
+        assert untraced.trace is None
+        assert sequence.ids.tolist() == untraced.ids.tolist()
+        assert sequence.rows_computed == untraced.rows_computed
+        assert len(sequence.trace) == sequence.forwards
+        length = len(sequence.prompt_ids) + 24
+        assert all(rows.tolist() == list(range(length)) for rows in sequence.trace[0].rows)
+        total = 0
+        for step in sequence.trace:
+            assert len(step.rows) == len(step.similarity) == layers
+            for rows in step.rows:
+                assert rows.tolist() == sorted(set(rows.tolist()))
+                assert not rows.numel() or (rows.min() >= 0 and rows.max() < length)
+                total += rows.numel()
+        assert total == sequence.rows_computed
+        assert sequence.refreshes == sum(step.refresh for step in sequence.trace)
+        assert sequence.to_dict()["trace"][0]["boundary"] is None
+
+
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_every_policy_saves_rows(family, name):
+    if name == "none":
+        pytest.skip("vanilla computes everything")
+    prompts = random_prompts(3, [9, 4])
+    # A threshold far below 1: the drift of a random model is large.
+    config = config_of(name)
+    if name in ("elastic", "composed"):
+        config = POLICIES[name].Config(window_length=4, gamma=-1)
+    options = options_of(name, gen_length=24, block_length=8, cache=config, stop_at_eos=False)
+    stats = dlmcache_cuda.decode(model_of(family), prompts, seed=3, **options).stats
+    assert stats.rows_computed < 0.9 * stats.rows_vanilla
+
+
+@pytest.mark.parametrize("commit", [{}, {"threshold": 0.3}, {"temperature": 0.6}])
+@pytest.mark.parametrize("name", [name for family, name in CASES if family == "dream"])
+def test_exact_settings_equal_vanilla_on_dream(name, commit):
+    model, prompts = model_of("dream"), random_prompts(5, [8, 2, 13])
+    options = {"gen_length": 16, "block_length": 4, "seed": [1, 2, 3], **commit}
+    exact = dlmcache_cuda.decode(model, prompts, cache=POLICIES[name].exact_config(), **options)
+    vanilla = dlmcache_cuda.decode(model, prompts, **options)
+    for a, b in zip(exact.sequences, vanilla.sequences, strict=True):
+        assert a.ids.tolist() == b.ids.tolist()
+        assert a.commit_step.tolist() == b.commit_step.tolist()
+        assert (a.forwards, a.stop_reason) == (b.forwards, b.stop_reason)
+
+
+def test_a_policy_that_is_not_defined_for_a_model_is_refused():
+    with pytest.raises(ValueError, match="cache 'dkv-greedy' is not defined for models"):
+        dlmcache_cuda.decode(model_of("dream"), [torch.tensor([1, 2])], cache="dkv-greedy")
+
+
+def test_an_order_that_a_policy_is_not_defined_for_is_refused():
+    for remasking in ("low_confidence", "random"):
+        with pytest.raises(ValueError, match="needs remasking='random_order', got"):
+            dlmcache_cuda.decode(
+                model_of("llada"), [torch.tensor([1, 2])], cache="dkv-greedy", remasking=remasking
+            )

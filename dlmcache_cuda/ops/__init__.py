@@ -5,8 +5,8 @@ from dlmcache_cuda.ops.attention_mass import attention_mass as attention_mass
 from dlmcache_cuda.ops.attention_mass import rollout_step as rollout_step
 from dlmcache_cuda.ops.commit import commit_ as commit_
 from dlmcache_cuda.ops.delta import delta_update_ as delta_update_
-from dlmcache_cuda.ops.drift import cosine_drift_ as cosine_drift_
 from dlmcache_cuda.ops.density import density as density
+from dlmcache_cuda.ops.drift import cosine_drift_ as cosine_drift_
 from dlmcache_cuda.ops.head import head_reduce as head_reduce
 from dlmcache_cuda.ops.norm import rms_norm as rms_norm
 from dlmcache_cuda.ops.random import uniform_rows as uniform_rows

@@ -37,8 +37,7 @@ Window make_window(const DensityParams& p, int64_t region) {
   return window;
 }
 
-float density_at(const DensityParams& p, const Window& window, const bool* known, int64_t begin, int64_t end,
-                 int64_t position) {
+float density_at(const Window& window, const bool* known, int64_t begin, int64_t end, int64_t position) {
   const int64_t region = end - begin;
   const int64_t to_left = position - begin, to_right = end - 1 - position;  // neighbours inside the region
   const double left = window.sum(to_left + 1, to_left + region + 1);
@@ -67,7 +66,7 @@ void density_rows(const DensityParams& p, int64_t begin, int64_t end) {
     for (; row < end_of_slot; ++row) {
       const int64_t position = row - slot * p.capacity;
       const bool inside = position >= first && position < last;
-      p.out[row] = inside ? density_at(p, window, p.known + slot * p.capacity, first, last, position) : 0.0f;
+      p.out[row] = inside ? density_at(window, p.known + slot * p.capacity, first, last, position) : 0.0f;
     }
   }
 }

@@ -7,59 +7,11 @@
 
 #include "cuda/portable.cuh"
 #include "cuda/reduce.cuh"
+#include "cuda/score_tile.cuh"
 #include "cuda/vec.cuh"
 #include "dlmcache/attention.h"
 
 namespace dlmcache::cuda {
-
-inline constexpr int kAttentionWarps = 4;
-inline constexpr int kAttentionThreads = 32 * kAttentionWarps;
-inline constexpr int kAttentionKeys = 32;  // keys in shared memory at a time, one per lane
-
-// A few neighbouring elements, moved by one instruction.
-template <typename T, int kCount>
-struct alignas(sizeof(T) * kCount) Packet {
-  T element[kCount];
-};
-
-// Which packed rows a block works on. slot is num_slots for the unused rows behind the last slot, -1 for no work.
-struct RowTile {
-  int slot;
-  int first_packed;  // among the packed rows of the slot
-  int used_rows;
-};
-
-// Every warp finds its block's tile by itself: a scan over the slots' tile counts, 32 slots at a time.
-template <int kRows>
-__device__ RowTile find_row_tile(const AttentionParams& p, int tile) {
-  const int lane = threadIdx.x % 32;
-  const int group = static_cast<int>(p.num_heads / p.num_kv_heads);
-  const int num_slots = static_cast<int>(p.num_slots);
-  for (int first = 0; first <= num_slots; first += 32) {
-    const int slot = first + lane;
-    int packed = 0;
-    if (slot <= num_slots) {
-      const int64_t end = slot < num_slots ? p.cu_rows[slot + 1] : p.num_rows;
-      packed = static_cast<int>(end - p.cu_rows[slot]) * group;
-    }
-    const int tiles = (packed + kRows - 1) / kRows;
-    int tiles_to_here = tiles;
-#pragma unroll
-    for (int distance = 1; distance < 32; distance *= 2) {
-      const int before = __shfl_up_sync(kFullWarp, tiles_to_here, distance);
-      if (lane >= distance) tiles_to_here += before;
-    }
-    const unsigned reached = __ballot_sync(kFullWarp, tiles_to_here > tile);
-    if (reached != 0) {
-      const int owner = __ffs(static_cast<int>(reached)) - 1;
-      const int number = tile - __shfl_sync(kFullWarp, tiles_to_here - tiles, owner);
-      const int left = __shfl_sync(kFullWarp, packed, owner) - number * kRows;
-      return {first + owner, number * kRows, left < kRows ? left : kRows};
-    }
-    tile -= __shfl_sync(kFullWarp, tiles_to_here, 31);
-  }
-  return {-1, 0, 0};
-}
 
 // The weights of two partial results in their merger, and its maximum and sum.
 struct Merge {
@@ -76,10 +28,6 @@ __device__ __forceinline__ float merge_value(const Merge& merge, float a, float 
   return fmaf(a, merge.weight_a, b * merge.weight_b);
 }
 
-__device__ __forceinline__ float natural_lse(float max_score, float sum) {
-  return (max_score + log2f(sum)) * 0.693147180559945f;
-}
-
 template <typename scalar_t, int kHeadSize, int kRowsPerWarp>
 struct AttentionShape {
   static constexpr int kRows = kAttentionWarps * kRowsPerWarp;
@@ -91,30 +39,6 @@ struct AttentionShape {
   static constexpr int kColumns = kHeadSize >= 128 ? 4 : kHeadSize / 32;
   static constexpr int kColumnGroups = kHeadSize / 32 / kColumns;
 };
-
-// Copies keys [first, end), at most kAttentionKeys, of one head into shared memory; zeros behind the last key and
-// behind the head's last element.
-template <int kHeadSize, typename scalar_t>
-__device__ __forceinline__ void load_cache_tile(const scalar_t* cache, int64_t stride, int head_size, int count,
-                                                bool vectorised, scalar_t* tile, int tile_stride) {
-  constexpr int kSize = Vec<scalar_t>::kSize;
-  if (vectorised) {
-    constexpr int kVecs = kHeadSize / kSize;
-#pragma unroll 2
-    for (int i = threadIdx.x; i < kAttentionKeys * kVecs; i += kAttentionThreads) {
-      const int key = i / kVecs, element = i % kVecs * kSize;
-      Vec<scalar_t> value{};
-      if (key < count && element < head_size) value = load_vec(cache + key * stride + element);
-      store_vec(tile + key * tile_stride + element, value);
-    }
-  } else {
-    for (int i = threadIdx.x; i < kAttentionKeys * kHeadSize; i += kAttentionThreads) {
-      const int key = i / kHeadSize, element = i % kHeadSize;
-      tile[key * tile_stride + element] =
-          key < count && element < head_size ? cache[key * stride + element] : from_float<scalar_t>(0.0f);
-    }
-  }
-}
 
 // One row's values, held by a warp as AttentionShape says, times `factor`.
 template <typename Shape, typename scalar_t>
@@ -234,21 +158,8 @@ __global__ void __launch_bounds__(kAttentionThreads, kRowsPerWarp == 8 ? 2 : 3)
       __syncthreads();
       if (my_rows == 0) continue;
 
-      float score[kRowsPerWarp] = {};
-      const scalar_t* key = k_tile + lane * Shape::kKeyStride;
-#pragma unroll 1  // an iteration holds 4 * kRowsPerWarp multiply-adds and as many registers
-      for (int d = 0; d < kHeadSize; d += 4) {
-        const Packet<scalar_t, 4> loaded = *reinterpret_cast<const Packet<scalar_t, 4>*>(key + d);
-        float element[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) element[i] = to_float(loaded.element[i]);
-#pragma unroll
-        for (int r = 0; r < kRowsPerWarp; ++r) {
-          const Packet<float, 4> row = *reinterpret_cast<const Packet<float, 4>*>(q_tile + r * kHeadSize + d);
-#pragma unroll
-          for (int i = 0; i < 4; ++i) score[r] = fmaf(row.element[i], element[i], score[r]);
-        }
-      }
+      float score[kRowsPerWarp];
+      score_rows<kHeadSize>(k_tile + lane * Shape::kKeyStride, q_tile, score);
 
       Packet<float, 4> lane_weights[kRowsPerWarp / 4];
 #pragma unroll
@@ -362,15 +273,7 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_merge_kernel(Atte
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kAttentionWarps + threadIdx.x / 32;
   const int64_t row = index / p.num_heads;
   if (row >= p.num_rows || p.num_slots == 0) return;
-  int64_t slot = 0, above = p.num_slots + 1;  // the last slot that begins at or before the row
-  while (above - slot > 1) {
-    const int64_t middle = (slot + above) / 2;
-    if (p.cu_rows[middle] <= row) {
-      slot = middle;
-    } else {
-      above = middle;
-    }
-  }
+  const int64_t slot = find_slot(p, row);
   if (slot == p.num_slots) return;
   const int splits = static_cast<int>(attention_splits(p.kv_lens[slot]).count);
   if (splits < 2) return;

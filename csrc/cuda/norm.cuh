@@ -1,8 +1,8 @@
 // RMSNorm of gathered rows.
 #pragma once
 
+#include "cuda/normalise_row.cuh"
 #include "cuda/portable.cuh"
-#include "cuda/reduce.cuh"
 #include "cuda/vec.cuh"
 #include "dlmcache/norm.h"
 
@@ -30,20 +30,7 @@ __global__ void __launch_bounds__(kThreads) rms_norm_kernel(RmsNormParams p) {
 #pragma unroll
     for (int k = 0; k < kStep; ++k) squares += value[k] * value[k];
   }
-  const float total = block_reduce_sum<kThreads>(squares, scratch);
-  const float scale = 1.0f / sqrtf(total / static_cast<float>(p.width) + p.eps);
-
-  for (int64_t i = threadIdx.x * kStep; i < p.width; i += kThreads * kStep) {
-    float value[kStep], factor[kStep];
-    load_floats<kStep>(x + i, value);
-    load_floats<kStep>(weight + i, factor);
-#pragma unroll
-    for (int k = 0; k < kStep; ++k) {
-      // Rounded to the storage type before the weight, as LLaDA does.
-      value[k] = to_float(from_float<scalar_t>(value[k] * scale)) * factor[k];
-    }
-    store_floats<kStep>(out + i, value);
-  }
+  normalise_row<scalar_t, kThreads, kVectorised>(x, squares, weight, p.width, p.eps, out, scratch);
 }
 
 }  // namespace dlmcache::cuda

@@ -110,7 +110,13 @@ TEST(unaligned_rows) {
 }
 TEST(padded_aligned_rows) { check_all_dtypes({2, 1, 16, 5, 1, 8, 0}, {2, 3}); }
 TEST(keys_without_queries) { check_all_dtypes({0, 2, 16, 4, 2, 0, 0}, {3, 4, -1}); }
-TEST(queries_without_keys) { check_all_dtypes({2, 0, 16, 4, 1, 0, 0}, {3, -1}); }
+TEST(queries_without_keys) {
+  check_all_dtypes({2, 0, 16, 4, 1, 0, 0}, {3, -1});
+  check_all_dtypes({3, 0, 6, 5, 2, 0, 0}, {1, 4, 9, -1});
+  check_all_dtypes({4, 0, 32, 5, 3, 3, 0}, {0, 4, 14});
+  check_all_dtypes({32, 0, 64, 3, 1, 0, 0}, {1, 2, -1});
+  check_all_dtypes({0, 0, 16, 4, 1, 0, 0}, {3, -1});
+}
 TEST(smallest) { check_all_dtypes({1, 1, 2, 1, 1, 0, 0}, {0}); }
 TEST(rows_spread_over_blocks) { check_all_dtypes({32, 32, 64, 3, 1, 0, 0}, {1, 2, -1}); }
 TEST(all_unused) { check_all_dtypes({2, 1, 16, 4, 1, 0, 0}, {-1, -1}); }

@@ -75,7 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
     settings = [
         Setting(cache, threshold)
         for threshold in (None, arguments.threshold)
-        for cache in dlmcache_cuda.available_policies()
+        for cache, policy in dlmcache_cuda.available_policies().items()
+        # A method with an order of its own compares no confidences.
+        if threshold is None or policy.remasking is None
     ]
 
     def decode(setting: Setting, prompts, callback=None):

@@ -50,8 +50,7 @@ def pad_behind_end(
     """
     lengths = [0 if view is None else view.length for view in views]
     first = [
-        p if due[slot] and p < lengths[slot] else -1
-        for slot, p in enumerate(status[:, 3].tolist())
+        p if due[slot] and p < lengths[slot] else -1 for slot, p in enumerate(status[:, 3].tolist())
     ]
     for slot, p in enumerate(first):
         if p >= 0:

@@ -216,9 +216,20 @@ class Decoder:
                 forced=plan.forced,
                 forced_counts=rows.forced_counts,
                 window=plan.window,
-                masked=self.policy.frame.twinned(step.masked) if spec.tracking else None,
+                masked=self._masked_to_end(step) if spec.tracking else None,
             )
         )
+
+    def _masked_to_end(self, step: StepView) -> Tensor:
+        """Masks that will be decoded, of all slots of the network. Those behind an early end are
+        keys like any other."""
+        ends = [0 if view is None else view.end for view in step.slots]
+        masked = step.masked
+        if any(view is not None and view.end < view.length for view in step.slots):
+            bounds = torch.tensor(ends).to(masked.device)
+            positions = torch.arange(self.canvas.capacity, device=masked.device)
+            masked = (masked.view(len(ends), -1) & (positions < bounds[:, None])).flatten()
+        return self.policy.frame.twinned(masked)
 
     def _predict(
         self, result: StackResult, predicted: RowList, places: Tensor, control: StepControl
@@ -258,7 +269,7 @@ class Decoder:
         """Ends sequences early where the policy's method does."""
         nothing = [None] * len(self.slots)
         if self.policy.cuts_at_eos and self.policy.frame.end_token_id is not None:
-            fresh = [slot is not None and slot.end == slot.length for slot in self.slots]
+            fresh = [slot is not None and not slot.was_cut for slot in self.slots]
             if any(fresh):
                 return status, cut_at_eos(
                     self.canvas, views, fresh, masked_before, self.policy.frame.end_token_id
@@ -318,9 +329,7 @@ class Decoder:
             if self.canvas.guided:
                 slot.computed += result.computed[place + len(self.slots)]
             slot.refreshes += plan.slots[place].refresh
-            reasons[place] = slot.advance(
-                statuses[place], self.settings.stop_at_eos, cuts[place]
-            )
+            reasons[place] = slot.advance(statuses[place], self.settings.stop_at_eos, cuts[place])
         if self.settings.callback is not None:
             self._report(active, reasons, result, candidates, committed)
         finished = {}
@@ -333,9 +342,7 @@ class Decoder:
 
     def _trace(self, plan: StepPlan, result: StackResult, active) -> None:
         capacity = self.canvas.capacity
-        layers = [
-            (rows.row_index.cpu(), rows.cu_rows.tolist(), rows) for rows in result.layer_rows
-        ]
+        layers = [(rows.row_index.cpu(), rows.cu_rows.tolist(), rows) for rows in result.layer_rows]
         for place, slot in active:
             rows = tuple(
                 index[bounds[place] : bounds[place + 1]] - place * capacity

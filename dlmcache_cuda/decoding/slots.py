@@ -52,6 +52,7 @@ class Slot:
     rule: CommitRule
     shift: int = 0
     end: int = field(init=False)  # behind the last position that will be decoded
+    was_cut: bool = False  # an end of text has been committed that ends the sequence there
     block_begin: int = field(init=False)
     block_masks: int = field(init=False)  # masks of the block when it began
     masks_left: int = field(init=False)  # masks of the block now
@@ -92,11 +93,14 @@ class Slot:
         """First position that may be committed at the next step.
 
         As in LLaDA's and Fast-dLLM's code, masks that earlier blocks left behind are candidates
-        like those of the block, wherever their rows are computed. A plan that starts inside the
-        generation region starts at the block.
+        like those of the block, wherever their rows are computed, unless the plan leaves them out.
+        A plan that starts inside the generation region starts at the block.
         """
-        before = max(self.prompt_length - self.shift, 0)
-        return self.prompt_length if plan.begin <= before else self.block_begin
+        shift = 0 if plan.slice_shift else self.shift
+        before = max(self.prompt_length - shift, 0)
+        if plan.block_only or plan.begin > before:
+            return self.block_begin
+        return self.prompt_length
 
     def num_candidates(self, plan: SlotPlan) -> int:
         """Masks in [candidates_begin, block_end)."""
@@ -111,7 +115,8 @@ class Slot:
         masks = self.block_masks
         first = sum(self.rule.num_commit(i, masks, masks) for i in range(step_in_block))
         count = self.rule.num_commit(step_in_block, masks, masks)
-        return tuple(self.order[first : first + count])
+        # an early end leaves out what lies behind it
+        return tuple(p for p in self.order[first : first + count] if p < self.end)
 
     def view(self) -> SlotView:
         return SlotView(
@@ -138,6 +143,7 @@ class Slot:
         self.masks_left = status.block_masks
         self.masks_to_end -= status.committed
         if cut is not None:
+            self.was_cut = True
             self.end = cut.end
             self.masks_behind, self.masks_left = cut.masks_behind, cut.block_masks
             self.masks_to_end = cut.masks

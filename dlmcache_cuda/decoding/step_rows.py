@@ -35,6 +35,7 @@ class StepRows:
         canvas, policy = decoder.canvas, decoder.policy
         self._canvas = canvas
         self._shift = decoder.model.shift
+        self._plans = plan.slots
         self._shape = (canvas.num_slots, canvas.capacity)
         self._positions = torch.arange(canvas.capacity, device=step.masked.device)
         random_order = decoder.sampler.remasking == "random_order"
@@ -136,8 +137,17 @@ class StepRows:
         """Where the predicting row of each predicted position stands among ``rows``."""
         query = self.predicted.row_index
         if self._shift:
-            query = torch.where(query < 0, -1, query - self._shift)
+            query = torch.where(query < 0, -1, (query - self._shift).maximum(self._floor(query)))
         return ops.find_rows(rows.row_index, rows.cu_rows, query, rows.capacity)
+
+    def _floor(self, query: Tensor) -> Tensor:
+        """The first row that may predict a position: the first that enters with ``slice_shift``."""
+        capacity = self._canvas.capacity
+        floors = torch.tensor(
+            [plan.begin if plan.slice_shift else 0 for plan in self._plans], dtype=torch.int64
+        ).to(query.device)
+        slot = query.clamp(min=0) // capacity
+        return slot * capacity + floors[slot]
 
     def committable(self, prediction: Prediction) -> tuple[RowList, Prediction]:
         """The positions that may be committed, and what is predicted there (without extras)."""

@@ -27,7 +27,9 @@ class LladaBlock:
     def project(self, normed: Tensor, first: int = 0, last: int | None = None) -> Tensor:
         """Rows ``[first, last)`` of the stacked query, key and value projections, with bias."""
         bias = self.weights.qkv_bias
-        return F.linear(normed, self.weights.qkv[first:last], None if bias is None else bias[first:last])
+        return F.linear(
+            normed, self.weights.qkv[first:last], None if bias is None else bias[first:last]
+        )
 
     def project_qkv(
         self, normed: Tensor, row_index: Tensor, cos_sin: Tensor, k_cache: Tensor, v_cache: Tensor

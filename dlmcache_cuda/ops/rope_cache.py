@@ -37,6 +37,7 @@ def rope_scatter_kv_(
         capacity: positions per slot; the cache has a multiple of it as rows.
         num_heads: H; may be 0 when only keys and values are wanted.
         k_cache: ``[slots * capacity, Hkv, D]``, contiguous, dtype of ``qkv``, D even; modified.
+            Hkv may be 0 when only queries are to be rotated.
         v_cache: like ``k_cache``; modified.
 
     Returns:

@@ -8,7 +8,6 @@ the device override :meth:`CachePolicy.plan` and :meth:`CachePolicy.after_commit
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -54,6 +53,8 @@ class SlotPlan:
         refresh: tells the statistics that cached rows were recomputed.
         marked: only the rows of the range that ``StepPlan.marks`` marks.
         window: only the leftmost so many masks may be committed; None: all.
+        block_only: masks that earlier blocks left behind may not be committed.
+        slice_shift: on Dream, the first row that enters predicts its own position too.
         sparse: layers compute their budget of the rows only (``StackSpec.selection``).
         tested: layers test the drift of tracked rows (``StackSpec.tracking``).
     """
@@ -63,6 +64,8 @@ class SlotPlan:
     refresh: bool
     marked: bool = False
     window: int | None = None
+    block_only: bool = False
+    slice_shift: bool = False
     sparse: bool = False
     tested: bool = False
 
@@ -156,7 +159,7 @@ class _Detached:
     shift: int = field(default=0)
 
 
-class CachePolicy(ABC):
+class CachePolicy:
     """Base of all policies. One object serves one decoder; per-sequence state is keyed by slot."""
 
     name: ClassVar[str]
@@ -229,9 +232,7 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
-def check_number(
-    name: str, value: Any, low: float, high: float, *, optional: bool = False
-) -> None:
+def check_number(name: str, value: Any, low: float, high: float, *, optional: bool = False) -> None:
     """Refuses anything but a number in ``[low, high]`` (or None where ``optional``)."""
     if optional and value is None:
         return

@@ -118,7 +118,13 @@ class D2(CachePolicy):
             [
                 (0, 0, 0, 0, 1)
                 if v is None
-                else (v.prompt_length, v.length, v.block_begin, v.block_end, v.block_end - v.block_begin)
+                else (
+                    v.prompt_length,
+                    v.length,
+                    v.block_begin,
+                    v.block_end,
+                    v.block_end - v.block_begin,
+                )
                 for v in step.slots
             ],
             dtype=torch.int64,

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from dlmcache_cuda.policies.base import (
@@ -85,13 +84,16 @@ class DkvDecode(CachePolicy):
             return set()
         shape = (self.frame.num_slots, self.frame.capacity)
         ready = step.masked.view(shape) & active.view(shape).roll(1, dims=1)
-        positions = torch.arange(self.frame.capacity, device=ready.device)
         waiting = set()
         for slot, view in enumerate(step.slots):
             if view is None:
                 continue
-            count = int((ready[slot] & (positions < view.block_end)).sum())
-            if count < min(view.num_commit, view.num_masks):
+            if view.due:
+                missing = not bool(ready[slot, list(view.due)].all())
+            else:
+                count = int(ready[slot, : view.block_end].sum())
+                missing = count < min(view.num_commit, view.num_masks)
+            if missing:
                 waiting.add(slot)
         return waiting
 

@@ -86,7 +86,7 @@ class Dllm(CachePolicy):
         prompt = view.step % self.config.prompt_interval_steps == 0
         response = view.step % self.config.gen_interval_steps == 0
         begin = 0 if prompt else view.prompt_length - view.shift
-        return SlotPlan(begin, view.length, refresh=response, sparse=not response)
+        return SlotPlan(begin, view.length, refresh=prompt or response, sparse=not response)
 
     @classmethod
     def exact_config(cls) -> DllmConfig:

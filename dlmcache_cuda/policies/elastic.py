@@ -50,10 +50,10 @@ class ElasticConfig(PolicyConfig):
     """Settings of Elastic-Cache.
 
     Args:
-        gamma: similarity below which a layer triggers the recomputation of those above it. Default:
-            0.9; the authors use 0.98 for Dream on HumanEval, 0.7 for LLaDA-V. -1 never triggers.
-        window_length: leftmost masks computed at every step, of which tokens are committed. Default:
-            16; None: all masks of the block.
+        gamma: similarity below which a layer triggers the recomputation of those above it.
+            Default: 0.9; the authors use 0.98 for Dream on HumanEval, 0.7 for LLaDA-V. -1: never.
+        window_length: leftmost masks computed at every step, of which tokens are committed.
+            Default: 16; None: all masks of the block.
         track_num: most-attended tokens followed per layer. Default: 1.
         block_caching: False: all masks are computed at every step; the window only limits commits.
         similarity: ``heads`` (the authors' code) or ``rows`` (the paper).
@@ -97,9 +97,7 @@ class Elastic(CachePolicy):
 
     def stack_spec(self, n_layers: int) -> StackSpec:
         config = self.config
-        return StackSpec(
-            tracking=TrackingSpec(config.track_num, config.gamma, config.similarity)
-        )
+        return StackSpec(tracking=TrackingSpec(config.track_num, config.gamma, config.similarity))
 
     def attach(self, frame: Frame) -> None:
         super().attach(frame)

@@ -18,7 +18,7 @@ position is masked.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -44,8 +44,8 @@ class BlockCacheConfig(PolicyConfig):
     Args:
         refresh_steps: steps of a block from one computation of the whole canvas to the next.
             None (Fast-dLLM): only at the start of a block. 1: at every step, which is vanilla.
-        first_token: on Dream the first step of a block commits its first position only (the authors'
-            code), if the schedule asks for no more than one. Without effect on LLaDA.
+        first_token: on Dream the first step of a block commits its first position only (the
+            authors' code), if the schedule asks for no more than one. Without effect on LLaDA.
     """
 
     refresh_steps: int | None = None
@@ -73,7 +73,7 @@ def is_refresh(view: SlotView, refresh_steps: int | None) -> bool:
     return view.step_in_block % refresh_steps == 0
 
 
-class BlockCache(CachePolicy):
+class BlockCache(CachePolicy, ABC):
     """What both have in common."""
 
     def plan(self, step: StepView) -> StepPlan:
@@ -95,7 +95,8 @@ class BlockCache(CachePolicy):
         if is_refresh(view, self.config.refresh_steps):
             alone = self.config.first_token and self.config.refresh_steps is None
             first = alone and view.shift > 0 and view.num_commit == 1
-            return SlotPlan(0, view.length, refresh=True, window=1 if first else None)
+            window = 1 if first else None
+            return SlotPlan(0, view.length, refresh=True, window=window, block_only=first)
         begin, end = self.cached_range(view)
         return SlotPlan(begin - view.shift, end, refresh=False, marked=view.shift > 0)
 

@@ -13,7 +13,7 @@ without effect on the tokens: rows of the prompt are not computed between full s
 keys and values cannot change, their outputs are not read), and ties go to the lowest position. On
 Dream the last prompt row, which predicts the first generated token, is carried along; the authors'
 code shifts predictions inside the generated slice instead, so that its positions P and P + 1 share
-one prediction.
+one prediction (``slice_shift=True``).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from dlmcache_cuda.policies.base import (
     SlotPlan,
     SlotView,
     check_choice,
+    check_flag,
     check_interval,
     check_number,
 )
@@ -60,6 +61,8 @@ class SpaConfig(PolicyConfig):
         warmup_steps: full steps after the first (Dream: 1).
         early_stop_steps: every so many steps, what stands behind the first end token is overwritten
             by padding, committed or not. None: never. The scripts use the block length.
+        slice_shift: on Dream, as the authors' code: between full steps row P predicts positions P
+            and P + 1. Without effect on LLaDA.
     """
 
     refresh_steps: int = 50
@@ -78,6 +81,7 @@ class SpaConfig(PolicyConfig):
     reference_rows: str = "all"
     warmup_steps: int = 0
     early_stop_steps: int | None = None
+    slice_shift: bool = False
 
     def __post_init__(self) -> None:
         check_interval("refresh_steps", self.refresh_steps)
@@ -90,6 +94,7 @@ class SpaConfig(PolicyConfig):
         if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
             raise ValueError(f"warmup_steps must be an integer >= 0, got {warmup!r}")
         check_interval("early_stop_steps", self.early_stop_steps, optional=True)
+        check_flag("slice_shift", self.slice_shift)
 
 
 def check_budget(config) -> None:
@@ -135,7 +140,7 @@ def layer_ratios(config, n_layers: int) -> tuple[float, ...]:
 
 @register_policy("spa")
 class Spa(CachePolicy):
-    """Computes the rows whose singular proxy drifted most, within a budget per layer (SPA-Cache)."""
+    """Computes the rows whose singular proxy drifted most, within a budget (SPA-Cache)."""
 
     Config = SpaConfig
 
@@ -159,10 +164,10 @@ class Spa(CachePolicy):
         config = self.config
         if view.step % config.refresh_steps == 0 or view.step <= config.warmup_steps:
             return SlotPlan(0, view.length, refresh=True)
-        begin = view.prompt_length - view.shift
-        if view.step % config.refresh_gen_steps == 0:
-            return SlotPlan(begin, view.length, refresh=True)
-        return SlotPlan(begin, view.length, refresh=False, sparse=True)
+        inside = config.slice_shift and view.shift > 0
+        begin = view.prompt_length if inside else view.prompt_length - view.shift
+        fresh = view.step % config.refresh_gen_steps == 0
+        return SlotPlan(begin, view.length, refresh=fresh, sparse=not fresh, slice_shift=inside)
 
     @classmethod
     def exact_config(cls) -> SpaConfig:

@@ -178,9 +178,7 @@ class _Run:
         zeros = [0] * len(counts)
         return flagged_rows(zeros, step.lengths, flags[:-1], counts, capacity)
 
-    def _test(
-        self, layer: int, q_old: Tensor, q: Tensor, computed: RowList, k_old: Tensor
-    ) -> None:
+    def _test(self, layer: int, q_old: Tensor, q: Tensor, computed: RowList, k_old: Tensor) -> None:
         tracking = self.tracking
         values = tracking.similarity(
             layer, q_old, q, computed, k_old, self.rows, self.step.key_lengths

@@ -1,4 +1,4 @@
-"""What holds for every registered policy, on LLaDA and on Dream, with settings that do some work."""
+"""What holds for every policy, on LLaDA and on Dream, with settings that do some work."""
 
 from __future__ import annotations
 
@@ -144,3 +144,31 @@ def test_an_order_that_a_policy_is_not_defined_for_is_refused():
             dlmcache_cuda.decode(
                 model_of("llada"), [torch.tensor([1, 2])], cache="dkv-greedy", remasking=remasking
             )
+
+
+def test_spa_can_share_the_first_prediction_as_its_authors_do():
+    """Between full steps row P predicts P and P + 1: a step that commits both writes one token."""
+    config = POLICIES["spa"].Config(
+        refresh_steps=50, refresh_gen_steps=1, proxy_rank=5, slice_shift=True
+    )
+    found = 0
+    for seed in range(6):
+        model = random_model(seed, n_layers=3, model_type="Dream")
+        out = dlmcache_cuda.decode(
+            model,
+            random_prompts(seed, [5, 9, 2]),
+            gen_length=12,
+            steps=3,
+            cache=config,
+            stop_at_eos=False,
+            trace=True,
+            seed=seed,
+        )
+        for sequence in out.sequences:
+            first = len(sequence.prompt_ids)
+            assert all(step.rows[1].min() == first for step in sequence.trace[1:])
+            one, other = sequence.commit_step[:2].tolist()
+            if one == other > 0:
+                found += 1
+                assert sequence.ids[0] == sequence.ids[1]
+    assert found > 0

@@ -23,9 +23,9 @@ SAMPLING = {
 SEEDS = [7, 2**40 + 1, 2**62 + 5]
 
 
-def check(settings: DreamSettings, model_seed: int, lengths=(5, 9, 1), dream=True, **decode):
-    pair = load_pair(model_seed, dream=dream)
-    assert pair.model.shift == pair.plain.config.shift == int(dream)
+def check(settings: DreamSettings, model_seed: int, lengths=(5, 9, 1), family="dream", **decode):
+    pair = load_pair(model_seed, family=family)
+    assert pair.model.shift == pair.plain.config.shift == int(family == "dream")
     prompts = random_prompts(model_seed, list(lengths))
     arguments = dataclasses.asdict(settings)
     del arguments["seed"]
@@ -51,8 +51,8 @@ def test_algorithms(alg, options, gen_length, steps):
 
 @pytest.mark.parametrize("alg", ALGORITHMS)
 def test_on_llada(alg):
-    check(DreamSettings(12, 8, alg, temperature=0.5, top_p=0.9), model_seed=3, dream=False)
-    check(DreamSettings(12, 8, alg), model_seed=3, dream=False)
+    check(DreamSettings(12, 8, alg, temperature=0.5, top_p=0.9), model_seed=3, family="llada")
+    check(DreamSettings(12, 8, alg), model_seed=3, family="llada")
 
 
 @pytest.mark.parametrize("alg", ALGORITHMS[1:])
@@ -97,7 +97,7 @@ def test_at_least_one_commit_per_step():
 
 
 def test_entropy_is_what_dream_decodes_with():
-    pair = load_pair(12, dream=True)
+    pair = load_pair(12, family="dream")
     prompts = random_prompts(12, [4, 7])
     settings = {"gen_length": 8, "stop_at_eos": False}
     default = dlmcache_cuda.decode(pair.model, prompts, **settings)
@@ -111,7 +111,7 @@ def test_entropy_is_what_dream_decodes_with():
 @pytest.mark.parametrize("options", [{"threshold": 0.3}, {"factor": 1.0}], ids=str)
 def test_llada_rules_on_dream(options):
     """Confidences are then plain softmax probabilities of the shifted rows."""
-    pair = load_pair(13, dream=True)
+    pair = load_pair(13, family="dream")
     (prompt,) = random_prompts(13, [6])
     out = dlmcache_cuda.decode(pair.model, [prompt], gen_length=8, **options)
     first = out.sequences[0].commit_step == 0
@@ -125,7 +125,7 @@ def test_llada_rules_on_dream(options):
 
 @pytest.mark.parametrize("alg", ALGORITHMS)
 def test_guidance_and_suppression(alg):
-    pair = load_pair(14, dream=True)
+    pair = load_pair(14, family="dream")
     prompts = random_prompts(14, [6, 3])
     settings = {"gen_length": 8, "alg": alg, "seed": SEEDS[:2], "stop_at_eos": False}
     settings |= {"temperature": 1.2, "top_p": 0.95}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from oracles.compare import assert_equals_oracle, load_pair, random_prompts
+from oracles.compare import assert_equals_oracle, load_pair, make_config, random_prompts
 from oracles.sequence import Settings
 
 import dlmcache_cuda
@@ -72,3 +72,39 @@ def test_masks_left_behind_and_stalls(cache):
                 reasons.add(record.stop_reason)
     assert chosen > 0
     assert "stalled" in reasons
+
+
+DREAM = {"family": "dream", "n_kv_heads": 2}
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+@pytest.mark.parametrize("first_token", [True, False])
+@pytest.mark.parametrize("options", ["plain", "warm", "threshold", "guided", "random-order"])
+def test_dream_keeps_the_row_before_the_block(options, first_token, cache):
+    """It predicts the block's first position, which the first step commits alone."""
+    settings = {**OPTIONS, "random-order": {"remasking": "random_order"}}[options]
+    pair = load_pair(2, **DREAM)
+    prompts = random_prompts(2, [6, 1])
+    config = make_config(cache, first_token=first_token)
+    for steps in (None, 8):
+        records = assert_equals_oracle(
+            pair, prompts, Settings(16, 4, steps, **settings), config, trace=True
+        )
+        for record in records:
+            if record is not None and first_token and steps is None and options == "plain":
+                assert all(
+                    step in (-1, g) for g, step in enumerate(record.commit_step) if g % 4 == 0
+                )
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_dream_with_masks_left_behind(cache):
+    chosen = 0
+    for model_seed in (3, 6, 7):
+        for settings in (Settings(20, 5, stop_at_eos=False), Settings(20, 5, threshold=0.9)):
+            prompts = random_prompts(model_seed, [6, 1, 11])
+            records = assert_equals_oracle(
+                load_pair(model_seed, **DREAM), prompts, settings, cache, trace=True
+            )
+            chosen += sum(record.masks_chosen for record in records if record is not None)
+    assert chosen > 0

@@ -8,33 +8,22 @@ import numpy as np
 import pytest
 import torch
 from oracles import noise
-from oracles.checkpoint import EOS, EOT, MASK, VOCAB, write_checkpoint
-from oracles.fast_dllm import decode_fast_dllm
+from oracles.checkpoint import EOS, EOT, MASK, VOCAB, dream_name, write_checkpoint
+from oracles.fast_dllm import BlockCacheOptions, decode_fast_dllm
 from oracles.model import PlainLlada
 from oracles.sequence import Settings, TokenIds
 from oracles.vanilla import decode_vanilla
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 IDS = TokenIds(mask=MASK, end=(EOS, EOT), pad=EOS)
-NAMES = {
-    "wte": "model.embed_tokens",
-    "ln_f": "model.norm",
-    "ff_out": "lm_head",
-    "attn_norm": "input_layernorm",
-    "ff_norm": "post_attention_layernorm",
-    "q_proj": "self_attn.q_proj",
-    "k_proj": "self_attn.k_proj",
-    "v_proj": "self_attn.v_proj",
-    "attn_out": "self_attn.o_proj",
-    "ff_proj": "mlp.gate_proj",
-    "up_proj": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
 
 
-def stock_llama(model: PlainLlada) -> LlamaForCausalLM:
+def stock_model(model: PlainLlada) -> LlamaForCausalLM | Qwen2ForCausalLM:
+    """Stock Llama with LLaDA's weights, or Qwen2 with Dream's; attention to be unmasked."""
     c = model.config
-    config = LlamaConfig(
+    kinds = [(LlamaConfig, LlamaForCausalLM), (Qwen2Config, Qwen2ForCausalLM)]
+    config_class, model_class = kinds[c.shift]
+    config = config_class(
         vocab_size=VOCAB,
         hidden_size=c.d_model,
         intermediate_size=model.weights["blocks.0.ff_proj.weight"].shape[0],
@@ -47,27 +36,20 @@ def stock_llama(model: PlainLlada) -> LlamaForCausalLM:
         tie_word_embeddings=c.weight_tying,
         attn_implementation="eager",
     )
-    state = {}
-    for name, tensor in model.weights.items():
-        *block, leaf, kind = name.split(".")
-        if block:
-            leaf = "ffn_down" if leaf == "ff_out" else leaf
-            state[f"model.layers.{block[1]}.{NAMES[leaf]}.{kind}"] = tensor
-        else:
-            state[f"{NAMES[leaf]}.{kind}"] = tensor
+    state = {dream_name(name): tensor for name, tensor in model.weights.items()}
     if c.weight_tying:
         state["lm_head.weight"] = model.weights["wte.weight"]
-    llama = LlamaForCausalLM(config).to(model.weights["wte.weight"].dtype).eval()
-    llama.load_state_dict(state, strict=True)
-    for layer in llama.model.layers:
+    stock = model_class(config).to(model.weights["wte.weight"].dtype).eval()
+    stock.load_state_dict(state, strict=True)
+    for layer in stock.model.layers:
         layer.self_attn.is_causal = False
-    return llama
+    return stock
 
 
 @torch.no_grad()
-def llama_logits(llama: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
-    everything = torch.zeros(ids.shape[0], 1, ids.shape[1], ids.shape[1], dtype=llama.dtype)
-    return llama(ids, attention_mask=everything, use_cache=False).logits
+def stock_logits(stock: LlamaForCausalLM | Qwen2ForCausalLM, ids: torch.Tensor) -> torch.Tensor:
+    everything = torch.zeros(ids.shape[0], 1, ids.shape[1], ids.shape[1], dtype=stock.dtype)
+    return stock(ids, attention_mask=everything, use_cache=False).logits
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +58,14 @@ def model(tmp_path_factory) -> PlainLlada:
 
 
 @pytest.mark.parametrize("kv_heads,tied", [(4, False), (2, False), (1, True)])
-def test_plain_llada_equals_stock_llama(tmp_path, kv_heads, tied):
-    folder = write_checkpoint(tmp_path, seed=3, n_kv_heads=kv_heads, weight_tying=tied)
+@pytest.mark.parametrize("family", ["llada", "dream"])
+def test_plain_model_equals_the_stock_model(tmp_path, family, kv_heads, tied):
+    options = {"family": family, "n_kv_heads": kv_heads, "weight_tying": tied}
+    folder = write_checkpoint(tmp_path, seed=3, **options)
     model = PlainLlada.from_folder(folder)
     ids = torch.randint(VOCAB, (2, 19))
-    expected = llama_logits(stock_llama(model), ids)
-    # Llama rounds its rotation angles to fp32
+    expected = stock_logits(stock_model(model), ids)
+    # the stock models round their rotation angles to fp32
     assert (model.forward(ids)[0] - expected).abs().max() < 1e-5
 
 
@@ -109,11 +93,11 @@ def reference_loop(
         masks = int((x[:, begin:end] == MASK).sum())
         per_block = steps // n_blocks
         for i in range(per_block):
-            logits = llama_logits(llama, x)
+            logits = stock_logits(llama, x)
             if cfg_scale:
                 unconditional = x.clone()
                 unconditional[:, : len(prompt)] = MASK
-                other = llama_logits(llama, unconditional)
+                other = stock_logits(llama, unconditional)
                 logits = other + (cfg_scale + 1) * (logits - other)
             if eos_inf:
                 logits[..., EOS] = -math.inf
@@ -131,10 +115,10 @@ def reference_loop(
 
 @pytest.mark.parametrize("options", [{}, {"eos_inf": True}, {"conf_inf": True}, {"cfg_scale": 0.7}])
 @pytest.mark.parametrize("block_length,steps", [(16, 16), (16, 5), (4, 8), (4, 32), (1, 16)])
-def test_vanilla_equals_the_published_steps_on_stock_llama(model, options, block_length, steps):
+def test_vanilla_equals_the_published_steps_on_stock_model(model, options, block_length, steps):
     prompt = [3, 14, 15, 9, 2]
     expected = reference_loop(
-        stock_llama(model),
+        stock_model(model),
         prompt,
         steps=steps,
         gen_length=16,
@@ -167,7 +151,7 @@ def test_cached_oracles_that_refresh_at_every_step_equal_vanilla(model, cache, o
     settings = Settings(gen_length=16, block_length=4, seed=seed, **options)
     prompt = torch.randint(36, (6,), generator=torch.Generator().manual_seed(seed)).tolist()
     vanilla = decode_vanilla(model, prompt, settings, IDS)
-    cached = decode_fast_dllm(model, prompt, settings, IDS, cache, refresh_always=True)
+    cached = decode_fast_dllm(model, prompt, settings, IDS, cache, BlockCacheOptions(1))
     assert cached.ids == vanilla.ids
     assert cached.commit_step == vanilla.commit_step
     assert cached.refresh_steps == list(range(vanilla.forwards))

@@ -6,31 +6,10 @@ import os
 
 from hypothesis import HealthCheck, event, given, note, settings
 from hypothesis import strategies as st
+from oracles.cases import decode_settings
 from oracles.compare import assert_equals_oracle, load_pair, random_prompts
-from oracles.sequence import Settings
 
 EXAMPLES = int(os.environ.get("DLMCACHE_TEST_EXAMPLES", "25"))
-
-
-@st.composite
-def decode_settings(draw) -> Settings:
-    block_length = draw(st.integers(1, 9))
-    n_blocks = draw(st.integers(1, 4))
-    commit = draw(st.sampled_from(["fixed", "fixed", "threshold", "factor"]))
-    fixed = commit == "fixed"
-    return Settings(
-        gen_length=block_length * n_blocks,
-        block_length=block_length,
-        steps=n_blocks * draw(st.integers(1, block_length + 2)) if fixed else None,
-        temperature=draw(st.sampled_from([0.0, 0.0, 0.3, 1.0])),
-        cfg_scale=draw(st.sampled_from([0.0, 0.0, 0.5, 2.0])),
-        remasking=draw(st.sampled_from(["low_confidence", "random"][: 1 + fixed])),
-        threshold=draw(st.floats(0.05, 1.0)) if commit == "threshold" else None,
-        factor=draw(st.floats(0.1, 4.0)) if commit == "factor" else None,
-        stop_at_eos=draw(st.booleans()),
-        logits_eos_inf=draw(st.booleans()),
-        confidence_eos_eot_inf=draw(st.booleans()),
-    )
 
 
 @settings(

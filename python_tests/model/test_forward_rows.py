@@ -146,7 +146,7 @@ def test_parts_of_a_block_make_up_the_block(model):
     lengths = attention.KeyLengths(torch.tensor([45], device=model.device), (45,))
     h = model.embed(tokens, rows.row_index)
     for layer, k, v in zip(model.layers, cache.k, cache.v, strict=True):
-        q = layer.project_qkv(h, rows.row_index, model.cos_sin(CAPACITY), k, v)
+        q = layer.project_qkv(layer.normed(h), rows.row_index, model.cos_sin(CAPACITY), k, v)
         h = h + layer.attend(q, k, v, rows, lengths)
         h = h + torch.cat([layer.feed_forward(part) for part in h.split(20)])
     torch.testing.assert_close(h, full, rtol=1e-5, atol=1e-5)

@@ -100,6 +100,18 @@ def test_the_number_of_rows_does_not_change_a_row(device):
     assert torch.equal(inputs["k_cache"], k)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_queries_alone(dtype, device):
+    # A cache without heads: the same rotation, and nothing to write.
+    inputs = make_inputs(index=(1, 6, 9, -1), dtype=dtype)
+    inputs = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
+    expected = rope_scatter_kv_(**inputs)
+    no_heads = torch.empty(2 * CAPACITY, 0, HEAD_DIM, dtype=dtype, device=device)
+    alone = {"qkv": inputs["qkv"][:, : HEADS * HEAD_DIM], "k_cache": no_heads}
+    alone["v_cache"] = no_heads.clone()
+    assert torch.equal(rope_scatter_kv_(**{**inputs, **alone}), expected)
+
+
 def test_odd_head_size_is_rejected():
     inputs = make_inputs()
     inputs["k_cache"] = inputs["k_cache"][..., :15]

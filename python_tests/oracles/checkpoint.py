@@ -1,4 +1,4 @@
-"""Random checkpoints as LLaDA and Dream publish them, written without ``dlmcache_cuda.model``."""
+"""Random checkpoints in LLaDA's and Dream's layouts, written without ``dlmcache_cuda.model``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,26 @@ from safetensors.torch import save_file
 VOCAB = 40
 MASK, EOS, EOT = 36, 37, 38  # EOS is also the padding
 
+DREAM_NAMES = {
+    "wte": "model.embed_tokens",
+    "ln_f": "model.norm",
+    "ff_out": "lm_head",
+    "attn_norm": "input_layernorm",
+    "ff_norm": "post_attention_layernorm",
+    "q_proj": "self_attn.q_proj",
+    "k_proj": "self_attn.k_proj",
+    "v_proj": "self_attn.v_proj",
+    "attn_out": "self_attn.o_proj",
+    "ff_proj": "mlp.gate_proj",
+    "up_proj": "mlp.up_proj",
+}
+
 
 def write_checkpoint(
     folder: Path,
     seed: int,
     *,
+    family: str = "llada",
     n_layers: int = 3,
     d_model: int = 32,
     n_heads: int = 4,
@@ -24,11 +39,10 @@ def write_checkpoint(
     weight_tying: bool = False,
     max_sequence_length: int = 128,
     gain: float = 2.5,
-    dream: bool = False,
 ) -> Path:
     """Weights so large that layers, positions and context matter and decisions are rarely close.
 
-    ``gain``: standard deviation of the logits. ``dream``: Dream's names and biases.
+    ``family``: ``llada`` or ``dream``. ``gain``: standard deviation of the logits.
     """
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(seed)
@@ -61,101 +75,78 @@ def write_checkpoint(
         tensors["ff_out.weight"] = normal(VOCAB, d_model, gain)
         # wider logits: these ids win more often than their share, so that sequences end and stall
         tensors["ff_out.weight"][[MASK, EOS, EOT]] *= torch.tensor([1.1, 1.7, 1.7])[:, None]
-    if dream:
+    if family == "dream":
         for layer in range(n_layers):
-            for name, heads in (("q_proj", n_heads), ("k_proj", kv_heads), ("v_proj", kv_heads)):
-                bias = torch.randn(heads * head_dim, generator=generator)
-                tensors[f"blocks.{layer}.{name}.bias"] = bias
-        return _write_dream(
-            folder,
-            tensors,
-            {
-                "hidden_size": d_model,
-                "num_hidden_layers": n_layers,
-                "num_attention_heads": n_heads,
-                "num_key_value_heads": kv_heads,
-                "intermediate_size": mlp_hidden_size,
-                "tie_word_embeddings": weight_tying,
-                "max_position_embeddings": max_sequence_length,
-            },
-        )
+            for name, heads in (("q", n_heads), ("k", kv_heads), ("v", kv_heads)):
+                bias = 0.5 * torch.randn(heads * head_dim, generator=generator)
+                tensors[f"blocks.{layer}.{name}_proj.bias"] = bias
+        tensors = {dream_name(name): tensor for name, tensor in tensors.items()}
+        config = {
+            "architectures": ["DreamModel"],
+            "model_type": "Dream",
+            "attention_dropout": 0.0,
+            "eos_token_id": EOS,
+            "hidden_act": "silu",
+            "hidden_size": d_model,
+            "intermediate_size": mlp_hidden_size,
+            "mask_token_id": MASK,
+            "max_position_embeddings": max_sequence_length,
+            "num_attention_heads": n_heads,
+            "num_hidden_layers": n_layers,
+            "num_key_value_heads": kv_heads,
+            "pad_token_id": EOS,
+            "rms_norm_eps": 1e-6,
+            "rope_scaling": None,
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": weight_tying,
+            "use_mrope": False,
+            "use_sliding_window": False,
+            "vocab_size": VOCAB,
+        }
+    else:
+        tensors = {f"model.transformer.{name}": tensor for name, tensor in tensors.items()}
+        config = {
+            "architectures": ["LLaDAModelLM"],
+            "model_type": "llada",
+            "activation_type": "silu",
+            "alibi": False,
+            "attention_layer_norm": False,
+            "block_type": "llama",
+            "d_model": d_model,
+            "embedding_size": VOCAB,
+            "eos_token_id": [EOS, EOT],
+            "include_bias": False,
+            "include_qkv_bias": False,
+            "input_emb_norm": False,
+            "layer_norm_type": "rms",
+            "mask_token_id": MASK,
+            "max_sequence_length": max_sequence_length,
+            "mlp_hidden_size": mlp_hidden_size,
+            "mlp_ratio": 4,
+            "n_heads": n_heads,
+            "n_kv_heads": kv_heads,
+            "n_layers": n_layers,
+            "pad_token_id": EOS,
+            "rms_norm_eps": 1e-5,
+            "rope": True,
+            "rope_full_precision": True,
+            "rope_theta": 10000.0,
+            "scale_logits": False,
+            "vocab_size": VOCAB,
+            "weight_tying": weight_tying,
+        }
     save_file(
-        {f"model.transformer.{name}": tensor.contiguous() for name, tensor in tensors.items()},
+        {name: tensor.contiguous() for name, tensor in tensors.items()},
         str(folder / "model.safetensors"),
     )
-    config = {
-        "architectures": ["LLaDAModelLM"],
-        "model_type": "llada",
-        "activation_type": "silu",
-        "alibi": False,
-        "attention_layer_norm": False,
-        "block_type": "llama",
-        "d_model": d_model,
-        "embedding_size": VOCAB,
-        "eos_token_id": [EOS, EOT],
-        "include_bias": False,
-        "include_qkv_bias": False,
-        "input_emb_norm": False,
-        "layer_norm_type": "rms",
-        "mask_token_id": MASK,
-        "max_sequence_length": max_sequence_length,
-        "mlp_hidden_size": mlp_hidden_size,
-        "mlp_ratio": 4,
-        "n_heads": n_heads,
-        "n_kv_heads": kv_heads,
-        "n_layers": n_layers,
-        "pad_token_id": EOS,
-        "rms_norm_eps": 1e-5,
-        "rope": True,
-        "rope_full_precision": True,
-        "rope_theta": 10000.0,
-        "scale_logits": False,
-        "vocab_size": VOCAB,
-        "weight_tying": weight_tying,
-    }
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     return folder
 
 
-# LLaDA's name of a part -> Qwen2's, which Dream's checkpoints use.
-_BLOCK_PARTS = {
-    "attn_norm": "input_layernorm",
-    "ff_norm": "post_attention_layernorm",
-    "q_proj": "self_attn.q_proj",
-    "k_proj": "self_attn.k_proj",
-    "v_proj": "self_attn.v_proj",
-    "attn_out": "self_attn.o_proj",
-    "ff_proj": "mlp.gate_proj",
-    "up_proj": "mlp.up_proj",
-    "ff_out": "mlp.down_proj",
-}
-_OUTER_PARTS = {"wte": "model.embed_tokens", "ln_f": "model.norm", "ff_out": "lm_head"}
-
-
-def _write_dream(folder: Path, tensors: dict[str, torch.Tensor], sizes: dict) -> Path:
-    named = {}
-    for name, tensor in tensors.items():
-        *block, part, kind = name.split(".")
-        if block:
-            named[f"model.layers.{block[1]}.{_BLOCK_PARTS[part]}.{kind}"] = tensor.contiguous()
-        else:
-            named[f"{_OUTER_PARTS[part]}.{kind}"] = tensor.contiguous()
-    save_file(named, str(folder / "model.safetensors"))
-    config = {
-        "architectures": ["DreamModel"],
-        "model_type": "Dream",
-        "bos_token_id": EOS,
-        "eos_token_id": [EOS, EOT],
-        "hidden_act": "silu",
-        "mask_token_id": MASK,
-        "pad_token_id": EOS,
-        "rms_norm_eps": 1e-6,
-        "rope_scaling": None,
-        "rope_theta": 10000.0,
-        "use_mrope": False,
-        "use_sliding_window": False,
-        "vocab_size": VOCAB,
-        **sizes,
-    }
-    (folder / "config.json").write_text(json.dumps(config, indent=2))
-    return folder
+def dream_name(name: str) -> str:
+    """Qwen2's name, which Dream carries, of a weight under LLaDA's name."""
+    *block, leaf, kind = name.split(".")
+    if block:
+        leaf = "mlp.down_proj" if leaf == "ff_out" else DREAM_NAMES[leaf]
+        return f"model.layers.{block[1]}.{leaf}.{kind}"
+    return f"{DREAM_NAMES[leaf]}.{kind}"

@@ -120,6 +120,9 @@ def decode_dream(
                 break
             logits = model.forward(tokens[None])[0][0]
             record.rows.append(length)
+            record.refresh_steps.append(step)
+            record.rows_computed += length * model.config.n_layers
+            margin = math.inf
             if model.config.shift:
                 logits = torch.cat([logits[:1], logits[:-1]])
             guesses = [sample_tokens(logits[p], s, step, p) for p in masks]
@@ -129,7 +132,7 @@ def decode_dream(
                 draws = {p: noise.uniform(s.seed, step, p, ORIGIN_STREAM) for p in masks}
                 chosen = [guess for guess in guesses if draws[guess.position] < chance]
                 for draw in draws.values():
-                    record.margin = min(record.margin, 100 * abs(draw - chance))
+                    margin = min(margin, 100 * abs(draw - chance))
             else:
                 count = torch.tensor(len(in_block))
                 number = int(count * share) if i < steps - 1 else int(count)
@@ -147,10 +150,10 @@ def decode_dream(
                 if 0 < number < len(ranked):
                     gap = rank[chosen[-1].position] - rank[ranked[number].position]
                     if gap > 0:  # rows with one token left tie exactly, and the lowest comes first
-                        record.margin = min(record.margin, gap * unit)
+                        margin = min(margin, gap * unit)
             # A filter that cuts otherwise would change every rank.
             for guess in guesses if s.top_p else chosen:
-                record.margin = min(record.margin, guess.margin * scale * 4)
+                margin = min(margin, guess.margin * scale * 4)
             for guess in chosen:
                 if guess.token == ids.mask:
                     record.masks_chosen += 1
@@ -158,6 +161,7 @@ def decode_dream(
                 tokens[guess.position] = guess.token
                 record.commit_step[guess.position - first] = step
                 record.log_confidence[guess.position - first] = guess.log_p
+            record.margins.append(margin)
             step += 1
             if s.stop_at_eos and _ended(tokens[first:], ids):
                 record.stop_reason = "end_of_text"

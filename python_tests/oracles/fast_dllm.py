@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from .model import PlainLlada
 from .sequence import Canvas, Record, Settings, TokenIds
+
+
+@dataclass(frozen=True)
+class BlockCacheOptions:
+    refresh_steps: int | None = None
+    first_token: bool = True
 
 
 @torch.no_grad()
@@ -17,43 +24,39 @@ def decode_fast_dllm(
     settings: Settings,
     ids: TokenIds,
     cache: str,
-    refresh_always: bool = False,
+    options: BlockCacheOptions = BlockCacheOptions(),
 ) -> Record:
     """``cache`` is ``"prefix"`` or ``"dual"``.
 
     A block [s, e) starts with a forward of the whole canvas, from whose logits tokens are committed
     as well; the forwards that follow compute rows [s, N) (prefix) or [s, e) (dual) against the K
     and V kept from it. Whether the block is complete is tested before each of them.
-    ``refresh_always`` turns every forward into a whole one.
+    ``refresh_steps`` repeats the whole forward inside a block.
+
+    On Dream the whole forward commits position s alone, as in the authors' code, unless the
+    schedule asks for more or ``first_token`` is off; row s - 1 is computed while s is a mask.
     """
-    canvas = Canvas(prompt, settings, ids)
-    blocks = settings.blocks(len(prompt))
-    for begin, end in blocks:
-        schedule = settings.schedule(len(canvas.masks(begin, end)), len(blocks))
-        k: list[torch.Tensor] = []
-        v: list[torch.Tensor] = []
-        i = 0
-        while canvas.masks(begin, end) and not canvas.stopped:
-            if settings.fixed_k and (i == len(schedule) or schedule[i] == 0):
-                break
-            if i == 0 or refresh_always:
-                first, last = 0, canvas.length
-                # A full forward sees the masks that earlier blocks left behind, as in the reference
-                # (`mask_index[:, end:] = 0`); a cached one sees its block only.
-                masks = canvas.masks(canvas.prompt_length, end)
-                inputs = canvas.inputs()
-                logits, k, v = model.forward(inputs)
-                canvas.record.refresh_steps.append(canvas.step)
-            else:
-                first, last = begin, (canvas.length if cache == "prefix" else end)
-                masks = canvas.masks(begin, end)
-                inputs = canvas.inputs(first, last)
-                logits = model.forward_rows(inputs, torch.arange(first, last), k, v)
-            canvas.record.rows.append(inputs.numel())
-            guided = canvas.guided(logits)
-            candidates = [canvas.predict(p, guided[p - first]) for p in masks]
-            canvas.commit(candidates, schedule[i] if settings.fixed_k else None)
-            i += 1
-        if canvas.stopped:
-            break
+    canvas = Canvas(prompt, settings, ids, model.config.shift)
+    k: list[torch.Tensor] = []
+    v: list[torch.Tensor] = []
+    for turn in canvas.turns():
+        refresh = turn.i == 0
+        if options.refresh_steps is not None:
+            refresh = turn.i % options.refresh_steps == 0
+        if refresh:
+            # A full forward sees the masks that earlier blocks left behind, as in the reference
+            # (`mask_index[:, end:] = 0`); a cached one sees its block only.
+            rows = range(canvas.length)
+            logits, k, v = model.forward(canvas.inputs())
+        else:
+            first = turn.begin
+            if canvas.masks(first, first + 1):
+                first -= canvas.shift
+            rows = range(first, canvas.length if cache == "prefix" else turn.end)
+            inputs = canvas.inputs(rows.start, rows.stop)
+            logits = model.forward_rows(inputs, torch.tensor(rows), k, v)
+        canvas.computed([rows] * model.config.n_layers, refresh)
+        alone = refresh and options.first_token and options.refresh_steps is None
+        alone = alone and canvas.shift > 0 and turn.count in (None, 1)
+        canvas.decide(turn, rows, logits, [turn.begin] if alone else None)
     return canvas.finish()

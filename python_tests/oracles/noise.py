@@ -9,6 +9,7 @@ import numpy as np
 
 GUMBEL_STREAM = 0
 RANDOM_REMASKING_STREAM = 1
+RANDOM_ORDER_STREAM = 2  # its tick is the number of the block
 
 
 def philox(counter: list[np.ndarray], key: tuple[int, int]) -> list[np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -54,20 +54,57 @@ class Settings:
 
 @dataclass
 class Record:
-    """What happened. ``margin``: how far, in logits, the closest decision was from another one."""
+    """What happened. Lists ``[per step]`` have one entry per forward.
+
+    Two numbers say how close a step's decisions were to others: ``margins``, in logits, for tokens
+    and commits; ``row_gaps`` for rows that were chosen by drift, as the difference of distances
+    between unit vectors (the square root of twice the drift), inf where nothing was chosen so.
+    """
 
     ids: list[int] = field(default_factory=list)
     commit_step: list[int] = field(default_factory=list)
     log_confidence: list[float] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)  # rows that entered the stack, per forward
+    rows: list[int] = field(default_factory=list)  # rows that entered the stack, per step
+    layer_rows: list[list[frozenset[int]]] = field(default_factory=list)  # computed, [step][layer]
+    rows_computed: int = 0  # the same counted, over steps, layers and guidance
     refresh_steps: list[int] = field(default_factory=list)
+    boundaries: list[int | None] = field(default_factory=list)  # per step
+    # Elastic-Cache's test, [step][layer], None where there was none; other methods: empty
+    similarities: list[tuple[float | None, ...]] = field(default_factory=list)
+    tracked: list[list[frozenset[int]]] = field(default_factory=list)  # found by [step][layer]
     stop_reason: str = "length"
-    margin: float = math.inf
+    margins: list[float] = field(default_factory=list)  # per step
+    row_gaps: list[float] = field(default_factory=list)  # per step
     masks_chosen: int = 0  # how often the mask id itself was chosen
 
     @property
     def forwards(self) -> int:
         return len(self.rows)
+
+    @property
+    def margin(self) -> float:
+        return min(self.margins, default=math.inf)
+
+    @property
+    def row_gap(self) -> float:
+        return min(self.row_gaps, default=math.inf)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A step that is to be made: the ``i``-th, from 0, of the block ``[begin, end)``.
+
+    ``count`` is how many positions it commits (None with threshold and factor). ``due`` and
+    ``due_before`` are set with ``random_order``: what this step and the one before in this block
+    commit, in that order.
+    """
+
+    begin: int
+    end: int
+    i: int
+    count: int | None
+    due: list[int] | None = None
+    due_before: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,11 +128,15 @@ class Candidate:
 class Canvas:
     """One sequence: prompt, then masks; with guidance a second copy whose prompt is masked."""
 
-    def __init__(self, prompt: Sequence[int], settings: Settings, ids: TokenIds) -> None:
+    def __init__(
+        self, prompt: Sequence[int], settings: Settings, ids: TokenIds, shift: int = 0
+    ) -> None:
         self.settings = settings
         self.ids = ids
+        self.shift = shift  # the token at p is predicted by row p - shift
         self.prompt_length = len(prompt)
         self.length = len(prompt) + settings.gen_length
+        self.end = self.length  # behind the last position that will be decoded
         self.tokens = list(prompt) + [ids.mask] * settings.gen_length
         self.step = 0
         self.stalled = 0
@@ -113,6 +154,98 @@ class Canvas:
 
     def masks(self, begin: int, end: int) -> list[int]:
         return [p for p in range(begin, end) if self.tokens[p] == self.ids.mask]
+
+    @property
+    def passes(self) -> int:
+        return 2 if self.settings.cfg_scale > 0 else 1
+
+    def turns(self) -> Iterator[Turn]:
+        """The steps of LLaDA's loop; each is to end with ``decide``."""
+        blocks = self.settings.blocks(self.prompt_length)
+        for number, (begin, last) in enumerate(blocks):
+            end = min(last, self.end)
+            masks = self.masks(begin, end)
+            schedule = self.settings.schedule(len(masks), len(blocks))
+            order = self.random_order(masks, number)
+            i = begun = begun_before = 0
+            while self.masks(begin, end):
+                if not self.settings.fixed_k:
+                    yield Turn(begin, end, i, None)
+                elif i == len(schedule) or schedule[i] == 0:
+                    break
+                else:
+                    ended = begun + schedule[i]
+                    due = (order[begun:ended], order[begun_before:begun]) if order else ()
+                    yield Turn(begin, end, i, schedule[i], *due)
+                    begun_before, begun = begun, ended
+                i += 1
+                if self.stopped:
+                    return
+                end = min(last, self.end)
+
+    def random_order(self, masks: list[int], block: int) -> list[int] | None:
+        """The order in which a block is committed, with ``random_order``."""
+        s = self.settings
+        if s.remasking != "random_order":
+            return None
+        draw = {p: noise.uniform(s.seed, block, p, noise.RANDOM_ORDER_STREAM) for p in masks}
+        return sorted(masks, key=lambda p: (-draw[p], p))
+
+    def computed(
+        self,
+        layer_rows: Sequence[Iterable[int]],
+        refresh: bool,
+        row_gap: float = math.inf,
+        boundary: int | None = None,
+        entered: int | None = None,
+        other_rows: Sequence[Iterable[int]] | None = None,
+    ) -> None:
+        """Records a forward; ``layer_rows`` are those of one pass, of which guidance makes two.
+
+        ``refresh``: cached rows were recomputed by schedule. ``entered``: rows that entered the
+        stack, if not those of layer 0. ``other_rows``: those of guidance's other pass, if they may
+        differ.
+        """
+        record = self.record
+        record.layer_rows.append([frozenset(rows) for rows in layer_rows])
+        counts = [len(rows) for rows in record.layer_rows[-1]]
+        record.rows.append((counts[0] if entered is None else entered) * self.passes)
+        record.rows_computed += sum(counts) * self.passes
+        if other_rows is not None and self.passes == 2:
+            others = [len(list(rows)) for rows in other_rows]
+            record.rows[-1] += others[0] - counts[0]
+            record.rows_computed += sum(others) - sum(counts)
+        record.row_gaps.append(row_gap)
+        record.boundaries.append(boundary)
+        if refresh:
+            record.refresh_steps.append(self.step)
+
+    def decide(
+        self,
+        turn: Turn,
+        rows: Sequence[int],
+        logits: torch.Tensor,
+        only: Sequence[int] | None = None,
+    ) -> None:
+        """Ends a step: predictions from the logits ``[1 or 2, R, V]`` of ``rows``, and the commit.
+
+        Candidates are the masks before the end of the block whose predicting row is among the rows;
+        those that earlier blocks left behind (the mask id itself was predicted) are among them.
+        ``only``: no others than these, where the order is not fixed anyway.
+        """
+        guided = self.guided(logits)
+        place = {row: i for i, row in enumerate(rows)}
+        positions = self.masks(self.prompt_length, turn.end)
+        if turn.due is not None:
+            positions = [p for p in turn.due if p in positions]
+        elif only is not None:
+            positions = [p for p in only if p in positions]
+        candidates = [
+            self.predict(p, guided[place[p - self.shift]])
+            for p in positions
+            if p - self.shift in place
+        ]
+        self.commit(candidates, turn.count)
 
     def guided(self, logits: torch.Tensor) -> torch.Tensor:
         """``[1 or 2, R, V]`` -> ``[R, V]``."""
@@ -155,9 +288,10 @@ class Canvas:
 
     def commit(self, candidates: list[Candidate], number: int | None) -> None:
         """Chooses candidates (``number`` of them with fixed-k), writes them and ends the step."""
+        self.record.margins.append(math.inf)
         chosen = self.choose(candidates, number)
         for c in chosen:
-            self.record.margin = min(self.record.margin, c.token_margin)
+            self.note(c.token_margin, 0)
             if c.token == self.ids.mask:
                 self.record.masks_chosen += 1  # LLaDA "commits" it: the position stays a mask
                 continue
@@ -200,7 +334,14 @@ class Canvas:
 
     def note(self, a: float, b: float) -> None:
         if math.isfinite(a) and math.isfinite(b):
-            self.record.margin = min(self.record.margin, abs(a - b))
+            self.record.margins[-1] = min(self.record.margins[-1], abs(a - b))
+
+    def pad_behind_the_end(self) -> None:
+        """SPA-Cache's early stop: all behind the first end token is padding, committed or not."""
+        end = self.end_position()
+        if end is not None:
+            self.end = end + 1
+            self.tokens[self.end :] = [self.ids.pad] * (self.length - self.end)
 
     def end_position(self) -> int | None:
         generated = range(self.prompt_length, self.length)
@@ -211,6 +352,8 @@ class Canvas:
         return end is not None and not self.masks(self.prompt_length, end)
 
     def finish(self) -> Record:
+        if self.end < self.length and not self.stopped:
+            self.record.stop_reason = "end_of_text"
         end = self.end_position()
         if end is not None:
             for p in self.masks(end, self.length):

@@ -42,9 +42,7 @@ def samples(device: str = "cpu") -> Iterator[Sample]:
             attention = (q.to(device, dtype), k.to(device, dtype))
             rest = (kv_lens, capacity, head_size**-0.5)
             options = {} if number % 2 else {"row_weight": weight}
-            yield Sample(
-                "attention_mass", f"{dtype}-{name}", (*attention, cu_rows, *rest), options
-            )
+            yield Sample("attention_mass", f"{dtype}-{name}", (*attention, cu_rows, *rest), options)
             if dtype != torch.float16:
                 args = (z, *attention, row_index, cu_rows, *rest)
                 yield Sample("rollout_step", f"{dtype}-{name}", args)

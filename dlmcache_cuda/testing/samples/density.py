@@ -26,6 +26,8 @@ def samples(device: str = "cpu") -> Iterator[Sample]:
     all_known = torch.ones(40, dtype=torch.bool, device=device)
     yield Sample("density", "all", (all_known, vector(10), vector(40), 40, 10.0))
     yield Sample("density", "none", (~all_known, vector(10), vector(40), 40, 10.0))
-    yield Sample("density", "long", (random_known(1400), vector(188, 3), vector(700, 650), 700, 10.0))
+    yield Sample(
+        "density", "long", (random_known(1400), vector(188, 3), vector(700, 650), 700, 10.0)
+    )
     yield Sample("density", "no-slots", (random_known(0), vector(), vector(), 9, 10.0))
     yield Sample("density", "no-positions", (random_known(0), vector(0), vector(0), 0, 10.0))

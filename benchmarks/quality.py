@@ -60,22 +60,22 @@ class Setting:
         return {**arguments, "cache": config}
 
 
-# Published settings. Lengths count tokens of 256 (dKV-Cache's blocks: of 32, as here); this model
-# decodes 96, so that intervals, windows and row counts shrink to 3/8.
-PUBLISHED = [
-    Setting("prefix", {}, BLOCK_LENGTH),
-    Setting("dual", {}, BLOCK_LENGTH),
-    Setting("dkv-decode", {"cache_reloading_step": 8}, BLOCK_LENGTH),
-    Setting("dkv-greedy", {"cache_reloading_step": 2, "window_length": 4}, BLOCK_LENGTH,
-            remasking="random_order"),
-    Setting("dkv-prefill"),
-    Setting("dkv-pd", {"cache_reloading_step": 4}),
-    Setting("elastic", {"gamma": 0.9, "window_length": 6}),
-    Setting("spa", {"refresh_steps": 19, "refresh_gen_steps": 3}, BLOCK_LENGTH),
-    Setting("dllm", {"prompt_interval_steps": 19, "gen_interval_steps": 2}, BLOCK_LENGTH),
-    Setting("d2", {"current_k": 12}),
-    Setting("composed", {"gamma": 0.9, "window_length": 6}),
-]  # fmt: skip
+def published() -> list[Setting]:
+    """The bundled model's presets: published settings, shrunk to its length."""
+    settings = []
+    for policy, preset in dlmcache_cuda.presets("tiny_llada").items():
+        if policy == "none":
+            continue
+        default = type(preset.config)()
+        config = {
+            name: value
+            for name, value in asdict(preset.config).items()
+            if value != getattr(default, name)
+        }
+        block_length = None if preset.block_length == preset.gen_length else preset.block_length
+        remasking = available_policies()[policy].remasking
+        settings.append(Setting(policy, config, block_length, remasking=remasking))
+    return settings
 
 
 def candidates(policy: str) -> Iterator[Setting]:
@@ -178,9 +178,9 @@ class Bench:
 
     def least_work(self, policy: str, split: str, count: int) -> Setting | None:
         """The candidate with the fewest rows that loses less than a point, on questions apart."""
-        published = next(setting for setting in PUBLISHED if setting.policy == policy)
+        preset = next(setting for setting in published() if setting.policy == policy)
         lines = []
-        for setting in [published, *candidates(policy)]:
+        for setting in [preset, *candidates(policy)]:
             line = self.compare(setting, split, count, TUNE_SEED)
             if line["loss"] < MAX_LOSS:
                 lines.append((line["rows"], setting.key, setting))
@@ -206,10 +206,10 @@ def lines_of(bench: Bench, arguments: argparse.Namespace) -> Iterator[dict]:
         vanilla = [Setting("none"), Setting("none", {}, BLOCK_LENGTH)]
         order = [Setting("none", {}, BLOCK_LENGTH, remasking="random_order")]
         rows: list[tuple[str, Setting]] = [("vanilla", setting) for setting in vanilla + order]
-        rows += [("published, scaled", setting) for setting in PUBLISHED]
+        rows += [("published, scaled", setting) for setting in published()]
         rows += [
             ("published, scaled", Setting(s.policy, s.config, s.block_length, THRESHOLD))
-            for s in [*vanilla, *PUBLISHED]
+            for s in [*vanilla, *published()]
             if s.remasking is None
         ]
         for policy in policies:

@@ -27,6 +27,14 @@ def device(request) -> str:
     return request.param
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_folder(tmp_path_factory):
+    """What is cached on disk goes to a temporary folder, never to the home folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DLMCACHE_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)

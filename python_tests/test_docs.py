@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 import types
@@ -58,3 +59,26 @@ def test_files_named_in_documents_exist():
     for path in DOCUMENTS:
         for name in pattern.findall(path.read_text()):
             assert (ROOT / name).exists(), f"{path.relative_to(ROOT)}: {name}"
+
+
+def test_the_page_of_caches_has_every_setting_and_default():
+    sections = re.split(r"^## ", (ROOT / "docs/caches.md").read_text(), flags=re.M)
+    for name, policy in dlmcache_cuda.available_policies().items():
+        (section,) = [text for text in sections if f"`{name}`" in text.partition("\n")[0]]
+        rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", section, re.M)
+        fields = [(field.name, repr(field.default)) for field in dataclasses.fields(policy.Config)]
+        assert rows == fields, name
+
+
+def test_the_page_of_caches_has_every_exact_setting():
+    page = (ROOT / "docs/caches.md").read_text()
+    for name, policy in dlmcache_cuda.available_policies().items():
+        (row,) = re.findall(rf"^\| \[.*`{name}`\].*\| (.+) \|$", page, re.M)
+        default, exact = policy.Config(), policy.exact_config()
+        differing = {
+            field.name: getattr(exact, field.name)
+            for field in dataclasses.fields(policy.Config)
+            if getattr(exact, field.name) != getattr(default, field.name)
+        }
+        stated = ", ".join(f"{key}={value!r}" for key, value in differing.items())
+        assert sorted(row.strip("`").split(", ")) == sorted((stated or "always").split(", ")), name

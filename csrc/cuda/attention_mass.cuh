@@ -17,6 +17,8 @@ inline constexpr int kMassRowsPerWarp = 8;
 inline constexpr int kMassRows = kAttentionWarps * kMassRowsPerWarp;
 inline constexpr int kMassFinishThreads = 256;
 
+// Kernels name the number of blocks per multiprocessor so that ptxas does not spill registers in order to fit one more.
+
 template <typename scalar_t, int kHeadSize>
 struct MassShape {
   // One vector of padding: lanes that read 16 bytes of 32 rows of keys then meet in no bank.
@@ -57,7 +59,7 @@ __device__ __forceinline__ void load_query_tile(const AttentionMassParams& p, in
 // Grid: (upper bound on row tiles, key/value heads, max_splits). Block: kAttentionThreads. Maximum and sum of one split
 // of the keys for a tile of rows; each lane keeps those of its own keys until the split is done.
 template <typename scalar_t, int kHeadSize>
-__global__ void __launch_bounds__(kAttentionThreads, 6) attention_lse_kernel(AttentionMassParams p, bool vectorised) {
+__global__ void __launch_bounds__(kAttentionThreads, 4) attention_lse_kernel(AttentionMassParams p, bool vectorised) {
   using Shape = MassShape<scalar_t, kHeadSize>;
   DLMCACHE_DYNAMIC_SHARED(float, q_tile);
   scalar_t* k_tile = reinterpret_cast<scalar_t*>(q_tile + kMassRows * kHeadSize);

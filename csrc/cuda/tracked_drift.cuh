@@ -16,6 +16,8 @@ namespace dlmcache::cuda {
 inline constexpr int kTrackedWarps = 8;
 inline constexpr int kTrackedThreads = 32 * kTrackedWarps;
 
+// Kernels name the number of blocks per multiprocessor so that ptxas does not spill registers in order to fit one more.
+
 struct OldNew {
   float before, after;
 };
@@ -84,7 +86,7 @@ __device__ __forceinline__ void add_score(float score, float& largest, float& to
 
 // Grid: (max_splits, slots). Block: kTrackedThreads, a warp per key/value head. Shared: one int per key of a split.
 template <typename scalar_t, int kCount>
-__global__ void __launch_bounds__(kTrackedThreads) tracked_stats_kernel(TrackedParams p) {
+__global__ void __launch_bounds__(kTrackedThreads, 2) tracked_stats_kernel(TrackedParams p) {
   DLMCACHE_DYNAMIC_SHARED(int, replaced);
   const SplitKeys keys = find_split(p);
   if (keys.count == 0) return;
@@ -148,7 +150,7 @@ struct Products {
 // row, [H, 2], and one int per key of a split. With kHeads the warps' products of 32 keys at a time meet in shared
 // memory, where one warp adds them up in order; with kRows each warp finishes its own heads.
 template <typename scalar_t, int kCount>
-__global__ void __launch_bounds__(kTrackedThreads) tracked_products_kernel(TrackedParams p) {
+__global__ void __launch_bounds__(kTrackedThreads, 2) tracked_products_kernel(TrackedParams p) {
   __shared__ float of_warps[kTrackedWarps][3][32];
   DLMCACHE_DYNAMIC_SHARED(float, lse);
   int* replaced = reinterpret_cast<int*>(lse + 2 * p.num_heads);

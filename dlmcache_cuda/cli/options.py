@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import dataclasses
 from typing import Any
 
@@ -46,7 +45,8 @@ def add_decode_options(parser: argparse.ArgumentParser, gen_length: int) -> None
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a setting of the cache, e.g. refresh_steps=4; may be repeated",
+        help="a setting of the cache: refresh_steps=4, gamma=none, layer_ratios=0.1,1/8; may be "
+        "repeated",
     )
     group.add_argument("--no-stop-at-eos", action="store_true", help="make every step")
     group.add_argument("--seed", type=int, default=0, help="default: %(default)s")
@@ -77,18 +77,43 @@ def decode_options(arguments: argparse.Namespace) -> dict[str, Any]:
 def cache_config(name: str, settings: list[str]) -> PolicyConfig:
     """The config object of policy ``name`` with ``NAME=VALUE`` settings applied."""
     config_type = make_policy(name).Config
-    known = [field.name for field in dataclasses.fields(config_type)]
+    types = {field.name: str(field.type) for field in dataclasses.fields(config_type)}
     values: dict[str, Any] = {}
     for setting in settings:
         key, separator, text = setting.partition("=")
-        if not separator or key not in known:
-            allowed = ", ".join(known) or "it has no settings"
+        if not separator or key not in types:
+            allowed = ", ".join(types) or "it has no settings"
             raise ValueError(
                 f"--cache-arg must be NAME=VALUE with a setting of {name!r} ({allowed}), "
                 f"got {setting!r}"
             )
-        try:
-            values[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            values[key] = text
+        if key in values:
+            raise ValueError(f"--cache-arg {key} is given twice")
+        values[key] = _value(text.strip(), types[key])
     return config_type(**values)
+
+
+def _value(text: str, field_type: str) -> Any:
+    """What a setting's text stands for; text that fits no type is left for the config to refuse."""
+    types = {part.strip() for part in field_type.split("|")}
+    if "None" in types and text.lower() == "none":
+        return None
+    if "bool" in types and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if any(part.startswith("tuple") for part in types):
+        items = text.strip("()[]").split(",")
+        return tuple(_number(item.strip()) for item in items if item.strip())
+    return text if types <= {"str", "None"} else _number(text)
+
+
+def _number(text: str) -> int | float | str:
+    """``3``, ``0.25`` or ``1/4``; anything else stays text."""
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    above, _, below = text.partition("/")
+    try:
+        return float(above) / float(below or 1)
+    except (ValueError, ZeroDivisionError):
+        return text

@@ -164,6 +164,11 @@ def _check_policy(model: Llada, policy: CachePolicy, remasking: str | None) -> N
         raise ValueError(
             f"cache {policy.name!r} needs remasking={policy.remasking!r}, got {remasking!r}"
         )
+    if remasking == "random_order" and not policy.follows_any_order:
+        raise ValueError(
+            f"cache {policy.name!r} chooses which masks it computes and cannot follow "
+            "remasking='random_order'"
+        )
 
 
 def _check_alg_of_policy(policy: CachePolicy, alg: str | None, alg_temp: float | None) -> None:

@@ -1,22 +1,117 @@
-"""The singular proxy of the values (SPA-Cache)."""
+"""The singular proxy of the values (SPA-Cache, arXiv 2602.02544, section 3).
+
+The projection of a layer's input onto the top right singular directions of its value weights,
+scaled by the singular values: at full rank a rotation of the values, so that cosines between rows
+are those of the values; below it the best approximation of its width. The bias that Dream adds to
+its values is left out, as in the authors' code.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import threading
+from weakref import WeakKeyDictionary
+
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
+from dlmcache_cuda.model.direction_file import (
+    Directions,
+    read_directions,
+    tensor_bytes,
+    write_directions,
+)
 from dlmcache_cuda.model.llada import Llada
+
+# A decomposition costs the same whatever is kept of it; this much serves all published settings.
+STORED_RANK = 256
+_PROGRESS_DELAY = 2.0  # seconds before a progress bar appears
 
 
 def singular_proxies(model: Llada, rank: float) -> list[Tensor]:
-    """Projections ``[r, W]`` of all layers onto the top right singular directions of the value weights, scaled by the singular values."""
-    config = model.config
-    kv_width = config.n_kv_heads * config.head_dim
-    limit = min(kv_width, config.d_model)
+    """Projections ``[r, W]`` of all layers, in the model's dtype and on its device.
+
+    The decompositions are computed once per model: they are kept as long as the model lives, and in
+    a file for the next process (see :mod:`dlmcache_cuda.model.direction_file`). Callers share the
+    tensors and must not write to them; weights must not change after the first call.
+
+    Args:
+        model: the network.
+        rank: directions, at most as many as there are; at most 1: as a fraction of the width of
+            the values.
+    """
+    kv_width = _value_width(model)
+    limit = min(kv_width, model.config.d_model)
     r = min(limit, int(rank) if rank > 1 else max(1, int(rank * kv_width)))
-    proxies = []
-    for layer in model.layers:
-        values = layer.weights.qkv[-kv_width:].float()
-        _, s, vh = torch.linalg.svd(values, full_matrices=False)
-        proxies.append((s[:r, None] * vh[:r]).to(model.dtype).contiguous())
-    return proxies
+    with _LOCK:
+        entry = _ENTRIES.setdefault(model, _Entry())
+    with entry.lock:
+        if r not in entry.proxies:
+            if entry.directions is None or entry.directions.rank < r:
+                entry.directions = _directions(model, r, min(limit, max(r, STORED_RANK)))
+            values, vectors = entry.directions
+            entry.proxies[r] = [
+                (s[:r, None] * v[:r]).to(model.device, model.dtype).contiguous()
+                for s, v in zip(values, vectors, strict=True)
+            ]
+        return list(entry.proxies[r])
+
+
+class _Entry:
+    """What is kept of a model."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.directions: Directions | None = None
+        self.proxies: dict[int, list[Tensor]] = {}
+
+
+_LOCK = threading.Lock()
+_ENTRIES: WeakKeyDictionary[Llada, _Entry] = WeakKeyDictionary()
+
+
+def _value_width(model: Llada) -> int:
+    return model.config.n_kv_heads * model.config.head_dim
+
+
+def _value_weights(model: Llada) -> list[Tensor]:
+    """``[Hkv D, W]`` of every layer."""
+    width = _value_width(model)
+    return [layer.weights.qkv[-width:] for layer in model.layers]
+
+
+def _directions(model: Llada, needed: int, stored: int) -> Directions:
+    """At least ``needed`` directions of every layer: from the file, else computed and written."""
+    weights = _value_weights(model)
+    key = _fingerprint(weights)
+    directions = read_directions(key, (len(weights), needed, model.config.d_model))
+    if directions is None:
+        directions = _decompose(weights, stored, model.name)
+        write_directions(key, directions)
+    return directions
+
+
+def _fingerprint(weights: list[Tensor]) -> str:
+    """Names a file after the weights, their shapes and their dtype."""
+    digest = hashlib.sha256()
+    for weight in weights:
+        digest.update(f"{tuple(weight.shape)} {weight.dtype};".encode())
+        digest.update(tensor_bytes(weight))
+    return digest.hexdigest()
+
+
+def _decompose(weights: list[Tensor], rank: int, name: str) -> Directions:
+    values, vectors = [], []
+    bar = tqdm(
+        weights,
+        desc=f"{name}: SVD of the value weights",
+        unit="layer",
+        delay=_PROGRESS_DELAY,
+        leave=False,
+    )
+    for weight in bar:
+        _, s, vh = torch.linalg.svd(weight.float(), full_matrices=False)
+        values.append(s[:rank].cpu())
+        vectors.append(vh[:rank].cpu())
+    return Directions(torch.stack(values), torch.stack(vectors))

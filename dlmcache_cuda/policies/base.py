@@ -168,6 +168,8 @@ class CachePolicy:
     """The order of commits that the method is defined for; None: any."""
     shifts: ClassVar[tuple[int, ...]] = (0, 1)
     """Models it is defined for: 0 LLaDA, 1 Dream."""
+    follows_any_order: ClassVar[bool] = True
+    """False: it chooses itself which masks it computes, so no order can be drawn beforehand."""
     ranks: bool = False
     """:meth:`score` ranks the candidates, by their tokens' confidences and more."""
     cuts_at_eos: bool = False

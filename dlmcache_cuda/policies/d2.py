@@ -77,6 +77,7 @@ class D2(CachePolicy):
     """Computes certain masks, fresh tokens and what attention flows to (d2Cache)."""
 
     Config = D2Config
+    follows_any_order = False
     head_scope = "all"
 
     @property

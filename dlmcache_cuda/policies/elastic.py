@@ -90,6 +90,7 @@ class Elastic(CachePolicy):
     """Recomputes from the layer on at which the attention of tracked tokens drifts."""
 
     Config = ElasticConfig
+    follows_any_order = False
 
     @property
     def cuts_at_eos(self) -> bool:

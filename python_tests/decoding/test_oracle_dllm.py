@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from oracles.cases import decode_settings
 from oracles.compare import assert_equals_oracle, load_pair, make_config, random_prompts
 from oracles.sequence import Record, Settings
 
-EXAMPLES = int(os.environ.get("DLMCACHE_TEST_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("DLMCACHE_TEST_EXAMPLES", "10"))
 MODELS: dict[str, dict[str, Any]] = {
     "mha": {"n_layers": 2},
     "gqa": {"n_layers": 3, "n_kv_heads": 2},
@@ -20,7 +21,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 COMMITS: dict[str, dict[str, Any]] = {
     "fixed": {"stop_at_eos": False},
-    "two-per-step": {"steps": 8, "temperature": 0.5, "stop_at_eos": False},
+    "two-per-step": {"steps": 6, "temperature": 0.5, "stop_at_eos": False},
     "threshold": {"threshold": 0.6, "stop_at_eos": False},
     "factor": {"factor": 1.5},
     "guided": {"cfg_scale": 0.5},
@@ -39,13 +40,20 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def check(
-    options: dict[str, Any], settings: Settings, model: str, model_seed: int = 2, lengths=(6, 1, 11)
+    options: dict[str, Any],
+    settings: Settings,
+    model: str,
+    model_seed: int = 2,
+    lengths: Sequence[int] = (9, 2),
+    batch_size: int | None = None,
 ) -> list[Record]:
     pair = load_pair(model_seed, **MODELS[model])
     prompts = random_prompts(model_seed, list(lengths))
     seeds = [3, 2**33, 2**61 + 9, 0, 7][: len(lengths)]
     cache = make_config("dllm", **options)
-    records = assert_equals_oracle(pair, prompts, settings, cache, seeds=seeds, trace=True)
+    records = assert_equals_oracle(
+        pair, prompts, settings, cache, seeds=seeds, trace=True, batch_size=batch_size
+    )
     assert records.count(None) <= 1
     return [record for record in records if record is not None]
 
@@ -56,13 +64,21 @@ def check(
     [("mha", "fixed"), ("gqa", "two-per-step"), ("dream", "fixed")],
 )
 def test_same_commits_and_rows(model, commit, options):
-    check(options, Settings(16, 8, **COMMITS[commit]), model)
+    check(options, Settings(12, 6, **COMMITS[commit]), model)
 
 
 @pytest.mark.parametrize("commit", COMMITS)
 @pytest.mark.parametrize("model", ["gqa", "dream"])
 def test_commit_rules(model, commit):
-    check({"transfer_ratio": 0.4}, Settings(16, 4, **COMMITS[commit]), model, 5)
+    check({"transfer_ratio": 0.4}, Settings(12, 4, **COMMITS[commit]), model, 5)
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+@pytest.mark.parametrize("model", ["gqa", "dream"])
+def test_five_ragged_prompts(model, batch_size):
+    """What each gives alone, also where slots are used again."""
+    settings = Settings(12, 6, steps=6)
+    check({"transfer_ratio": 0.4}, settings, model, 2, [3, 11, 1, 7, 20], batch_size)
 
 
 @pytest.mark.parametrize("model", ["mha", "dream"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from oracles.cases import decode_settings
 from oracles.compare import assert_equals_oracle, load_pair, make_config, random_prompts
 from oracles.sequence import Record, Settings
 
-EXAMPLES = int(os.environ.get("DLMCACHE_TEST_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("DLMCACHE_TEST_EXAMPLES", "10"))
 MODELS: dict[str, dict[str, Any]] = {
     "mha": {"n_layers": 2},
     "gqa": {"n_layers": 4, "n_kv_heads": 2},
@@ -20,7 +21,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 COMMITS: dict[str, dict[str, Any]] = {
     "fixed": {"stop_at_eos": False},
-    "two-per-step": {"steps": 8, "temperature": 0.5, "stop_at_eos": False},
+    "two-per-step": {"steps": 6, "temperature": 0.5, "stop_at_eos": False},
     "threshold": {"threshold": 0.6, "stop_at_eos": False},
     "factor": {"factor": 1.5},
     "guided": {"cfg_scale": 0.5},
@@ -49,7 +50,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def check(
-    options: dict[str, Any], settings: Settings, model: str, model_seed: int = 2, lengths=(6, 1, 11)
+    options: dict[str, Any],
+    settings: Settings,
+    model: str,
+    model_seed: int = 2,
+    lengths: Sequence[int] = (9, 2),
+    batch_size: int | None = None,
 ) -> list[Record]:
     pair = load_pair(model_seed, **MODELS[model])
     if options.get("layer_ratios"):
@@ -58,7 +64,9 @@ def check(
     prompts = random_prompts(model_seed, list(lengths))
     seeds = [3, 2**33, 2**61 + 9, 0, 7][: len(lengths)]
     cache = make_config("spa", **options)
-    records = assert_equals_oracle(pair, prompts, settings, cache, seeds=seeds, trace=True)
+    records = assert_equals_oracle(
+        pair, prompts, settings, cache, seeds=seeds, trace=True, batch_size=batch_size
+    )
     assert records.count(None) <= 1
     return [record for record in records if record is not None]
 
@@ -69,27 +77,42 @@ def check(
     [("mha", "fixed"), ("gqa", "two-per-step"), ("dream", "fixed")],
 )
 def test_same_commits_and_rows(model, commit, options):
-    check(options, Settings(16, 8, **COMMITS[commit]), model)
+    check(options, Settings(12, 6, **COMMITS[commit]), model)
 
 
 @pytest.mark.parametrize("commit", COMMITS)
 @pytest.mark.parametrize("model", ["gqa", "dream"])
 def test_commit_rules(model, commit):
     options = {"max_update_ratio": 0.5, "refresh_gen_steps": 5}
-    check(options, Settings(16, 4, **COMMITS[commit]), model, 5)
+    check(options, Settings(12, 4, **COMMITS[commit]), model, 5)
 
 
-@pytest.mark.parametrize("stop_at_eos", [True, False])
-@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize("remasking", ["low_confidence", "random_order"])
+@pytest.mark.parametrize("stop_at_eos,every", [(True, 1), (False, 1), (False, 4)])
 @pytest.mark.parametrize("model", ["gqa", "dream"])
-def test_early_stop(model, every, stop_at_eos):
+def test_early_stop(model, every, stop_at_eos, remasking):
     """What stands behind the first end token becomes padding, committed or not."""
     padded = 0
     for model_seed in (2, 4):
-        settings = Settings(20, 10, stop_at_eos=stop_at_eos, steps=10)
+        settings = Settings(20, 10, stop_at_eos=stop_at_eos, steps=10, remasking=remasking)
         for record in check({"early_stop_steps": every}, settings, model, model_seed):
             padded += record.forwards < 10 or -1 in record.commit_step
     assert padded > 0
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+@pytest.mark.parametrize("model", ["gqa", "dream"])
+def test_five_ragged_prompts(model, batch_size):
+    """What each gives alone, also where slots are used again."""
+    settings = Settings(12, 6, steps=6)
+    check(
+        {"max_update_ratio": 0.5, "refresh_gen_steps": 5},
+        settings,
+        model,
+        2,
+        [3, 11, 1, 7, 20],
+        batch_size,
+    )
 
 
 @pytest.mark.parametrize("model", ["mha", "dream"])

@@ -18,11 +18,11 @@ from oracles.sequence import Canvas, Record, Settings, TokenIds
 from oracles.spa import SpaOptions, decode_spa
 from oracles.vanilla import decode_vanilla
 
-SEEDS = range(3)
+SEEDS = range(2)
 FAMILIES = ["llada", "dream"]
 COMMITS: dict[str, dict[str, Any]] = {
     "fixed": {"seed": 0},
-    "two-per-step": {"seed": 1, "steps": 8, "temperature": 0.6},
+    "two-per-step": {"seed": 1, "steps": 6, "temperature": 0.6},
     "threshold": {"seed": 2, "threshold": 0.8},
     "guided": {"seed": 3, "cfg_scale": 0.5},
     "random-order": {"seed": 4, "remasking": "random_order"},
@@ -40,7 +40,7 @@ def load_plain(family: str) -> tuple[PlainLlada, TokenIds]:
 def decode(oracle, family: str, options: Any = None, *, seed: int = 0, **settings: Any) -> Record:
     model, ids = load_plain(family)
     prompt = torch.randint(MASK, (6,), generator=torch.Generator().manual_seed(seed)).tolist()
-    everything = {"gen_length": 16, "block_length": 8, "seed": seed, **settings}
+    everything = {"gen_length": 12, "block_length": 6, "seed": seed, **settings}
     arguments = [model, prompt, Settings(**everything), ids]
     return oracle(*arguments) if options is None else oracle(*arguments, options)
 
@@ -76,7 +76,7 @@ def test_refreshing_at_every_step_equals_vanilla(family, name, commit):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_greedy_that_refreshes_at_every_step_equals_vanilla(seed):
-    options = {"remasking": "random_order", "steps": 8}
+    options = {"remasking": "random_order", "steps": 6}
     greedy = decode(dkv.decode_dkv_greedy, "llada", dkv.GreedyOptions(1), seed=seed, **options)
     assert_same(greedy, decode(decode_vanilla, "llada", seed=seed, **options))
 
@@ -147,7 +147,7 @@ def test_decode_computes_what_was_masked_a_step_earlier(seed):
     if record.masks_chosen:
         pytest.skip("a predicted mask leaves a position open")
     for step, rows in enumerate(record.rows):
-        assert rows == (22 if step % 8 <= 1 else 16 - step + 1)
+        assert rows == (18 if step % 6 <= 1 else 12 - step + 1)
 
 
 @pytest.mark.parametrize("options", [{}, {"reuse": "output"}, {"kv_rows": "selected"}], ids=str)
@@ -192,12 +192,12 @@ def test_spa_at_full_rank_selects_by_the_values(seed):
 def test_every_option_of_spa_changes_what_is_selected(options):
     """Guards against an option that is silently ignored."""
     changed = 0
-    for seed in range(6):
-        base = {"refresh_gen_steps": 9, "proxy_rank": 99}
+    for seed in range(4):
+        base = {"refresh_gen_steps": 9, "proxy_rank": 99, "max_update_ratio": 0.5}
         one = decode(decode_spa, "llada", SpaOptions(**base), seed=seed)
         other = decode(decode_spa, "llada", SpaOptions(**{**base, **options}), seed=seed)
         changed += one.layer_rows != other.layer_rows
-    assert changed >= 4
+    assert changed >= 3
 
 
 def test_spa_budget_of_llada_instruct():

@@ -21,6 +21,7 @@ EXAMPLES = int(os.environ.get("DLMCACHE_TEST_EXAMPLES", "25"))
 @given(
     options=decode_settings(),
     cache=st.sampled_from(["none", "prefix", "dual"]),
+    family=st.sampled_from(["llada", "dream"]),
     model_seed=st.integers(0, 7),
     prompt_seed=st.integers(0, 2**31),
     lengths=st.lists(st.integers(1, 14), min_size=1, max_size=4),
@@ -28,11 +29,11 @@ EXAMPLES = int(os.environ.get("DLMCACHE_TEST_EXAMPLES", "25"))
     batch_size=st.none() | st.integers(1, 4),
 )
 def test_decode_equals_the_oracle(
-    options, cache, model_seed, prompt_seed, lengths, seed, batch_size
+    options, cache, family, model_seed, prompt_seed, lengths, seed, batch_size
 ):
     prompts = random_prompts(prompt_seed, lengths)
     records = assert_equals_oracle(
-        load_pair(model_seed),
+        load_pair(model_seed, family=family),
         prompts,
         options,
         cache,

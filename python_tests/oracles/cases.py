@@ -26,6 +26,7 @@ COMMITS: dict[str, dict[str, Any]] = {
     "threshold-blocks": {"threshold": 0.5, "block_length": 3, "stop_at_eos": False},
     "factor": {"factor": 1.2, "block_length": 6},
     "warm": {"temperature": 0.6, "block_length": 4},
+    "random": {"remasking": "random", "block_length": 6},
     "guided": {"cfg_scale": 0.5, "stop_at_eos": False},
 }
 

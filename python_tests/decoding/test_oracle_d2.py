@@ -177,7 +177,7 @@ def test_it_chooses_the_masks_itself():
     decoding=small_settings(),
     current_k=st.integers(1, 10),
     rollout_p=st.sampled_from([0.0, 0.05, 0.1, 0.3, 0.7]),
-    sigma=st.sampled_from([0.7, 3.0, 10.0]),
+    sigma=st.sampled_from([1.5, 3.0, 10.0]),
     inflate_w=st.integers(0, 4),
     certainty_prior=st.booleans(),
     refresh_steps=st.none() | st.integers(2, 6),

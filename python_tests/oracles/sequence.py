@@ -58,7 +58,8 @@ class Record:
 
     Two numbers say how close a step's decisions were to others: ``margins``, in logits, for tokens
     and commits; ``row_gaps`` for rows that were chosen by drift, as the difference of distances
-    between unit vectors (the square root of twice the drift), inf where nothing was chosen so.
+    between unit vectors (the square root of twice the drift), inf where nothing was chosen so. The
+    gaps also cover tests of similarity, and choices by attention or cached confidence, in logarithms.
     """
 
     ids: list[int] = field(default_factory=list)

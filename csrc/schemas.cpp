@@ -37,6 +37,11 @@ STABLE_TORCH_LIBRARY(dlmcache, m) {
       "float temperature=0.0, Tensor? row_index=None, int capacity=1, Tensor? seeds=None, Tensor? steps=None, "
       "bool extras=False) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 
+  // sample: logits [R, V] -> token [R] int64, log_confidence [R] fp32, score [R] fp32
+  m.def(
+      "sample_rows(Tensor logits, float temperature=0.0, float top_p=1.0, int top_k=0, int score=0, "
+      "Tensor? row_index=None, int capacity=1, Tensor? seeds=None, Tensor? steps=None) -> (Tensor, Tensor, Tensor)");
+
   // random: row_index [R], seeds [S], ticks [S] -> [R] fp32 in (0, 1)
   m.def("uniform_rows(Tensor row_index, int capacity, Tensor seeds, Tensor ticks, int stream) -> Tensor");
 

@@ -16,6 +16,7 @@
 #include "dlmcache/rope_cache.h"
 #include "dlmcache/row_list.h"
 #include "dlmcache/rows.h"
+#include "dlmcache/sample.h"
 #include "dlmcache/select.h"
 #include "dlmcache/swiglu.h"
 #include "dlmcache/tracked_drift.h"
@@ -53,6 +54,8 @@ DLMCACHE_DISPATCH_CPU(attention_merge_rows, dlmcache::AttentionParams)
 DLMCACHE_DISPATCH_CPU(uniform_rows, dlmcache::UniformRowsParams)
 DLMCACHE_DISPATCH_CPU(vocab_reduce_rows, dlmcache::VocabReduceParams)
 DLMCACHE_DISPATCH_CPU(vocab_finish_rows, dlmcache::VocabReduceParams)
+DLMCACHE_DISPATCH_CPU(filter_logits_rows, dlmcache::FilterParams)
+DLMCACHE_DISPATCH_CPU(sample_finish_rows, dlmcache::SampleFinishParams)
 DLMCACHE_DISPATCH_CPU(cosine_drift_rows, dlmcache::CosineDriftParams)
 DLMCACHE_DISPATCH_CPU(select_rows, dlmcache::SelectRowsParams)
 DLMCACHE_DISPATCH_CPU(delta_update_rows, dlmcache::DeltaUpdateParams)

@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any
 
 from dlmcache_cuda.policies import PolicyConfig, available_policies, make_policy
-from dlmcache_cuda.samplers import REMASKINGS
+from dlmcache_cuda.samplers import ALGORITHMS, REMASKINGS
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +34,11 @@ def add_decode_options(parser: argparse.ArgumentParser, gen_length: int) -> None
     group.add_argument("--remasking", help=f"{' or '.join(REMASKINGS)}")
     group.add_argument("--threshold", type=float, help="commit all tokens at least this sure")
     group.add_argument("--factor", type=float, help="Fast-dLLM's factor rule")
+    group.add_argument("--alg", help=f"Dream's sampling: {', '.join(ALGORITHMS)}")
+    group.add_argument("--alg-temp", type=float, help="draw positions instead of ranking them")
+    group.add_argument("--top-p", type=float, help="with --alg: probability to draw tokens from")
+    group.add_argument("--top-k", type=int, help="with --alg: number of tokens to draw from")
+    group.add_argument("--min-commit", type=int, help="with --alg: tokens of a step at least")
     group.add_argument("--cache", default="none", help=f"one of {', '.join(available_policies())}")
     group.add_argument(
         "--cache-arg",
@@ -58,6 +63,11 @@ def decode_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "remasking": arguments.remasking,
         "threshold": arguments.threshold,
         "factor": arguments.factor,
+        "alg": arguments.alg,
+        "alg_temp": arguments.alg_temp,
+        "top_p": arguments.top_p,
+        "top_k": arguments.top_k,
+        "min_commit": arguments.min_commit,
         "cache": cache_config(arguments.cache, arguments.cache_arg),
         "stop_at_eos": not arguments.no_stop_at_eos,
         "seed": arguments.seed,

@@ -31,6 +31,11 @@ def decode(
     remasking: str | None = None,
     threshold: float | None = None,
     factor: float | None = None,
+    alg: str | None = None,
+    alg_temp: float | None = None,
+    top_p: float | None = None,
+    top_k: int | None = None,
+    min_commit: int | None = None,
     cache: str | PolicyConfig = "none",
     stop_at_eos: bool = True,
     seed: int | Sequence[int] | None = None,
@@ -53,9 +58,10 @@ def decode(
         gen_length: positions to decode.
         block_length: positions of a block; divides ``gen_length``. Default: one block.
         steps: steps over all blocks, a multiple of their number; each block's masks are spread
-            evenly over its steps. Default: ``gen_length``, one token per step. Without effect when
-            ``threshold`` or ``factor`` is given.
-        temperature: of Gumbel-max sampling; 0 takes the most probable token.
+            evenly over its steps (with ``alg`` by Dream's schedule). Default: ``gen_length``, one
+            token per step. Without effect when ``threshold`` or ``factor`` is given.
+        temperature: of Gumbel-max sampling; 0 takes the most probable token. Confidences are
+            those without temperature, except with ``alg``.
         cfg_scale: weight of classifier-free guidance by a masked prompt; 0 is off. Twice the work.
         remasking: ``low_confidence`` commits the most probable tokens first, ``random`` any, by
             numbers drawn at every step; ``random_order`` draws an order once per block. Default:
@@ -64,6 +70,24 @@ def decode(
             (Fast-dLLM; 0.9 is its usual value).
         factor: > 0: commit the longest run of most confident tokens with
             ``(n + 1) (1 - confidence_n) < factor``, and at least one (Fast-dLLM).
+        alg: Dream's sampling, for any model: tokens are drawn from softmax(logits / temperature)
+            behind ``top_p`` and ``top_k``, and committed, surest first, by the token's
+            probability (``maskgit_plus``), the difference of the two largest ones
+            (``topk_margin``) or the negative entropy (``entropy``), all of that distribution.
+            Commits of step i of T: ``int(masks left * (1 - t_(i+1) / t_i))`` with t evenly from 1
+            to 0.001, so that a step may commit none; the last one commits all that are left.
+            ``origin`` commits every masked position with that probability instead. Excludes
+            ``remasking``, ``threshold``, ``factor`` and ``confidence_eos_eot_inf``. Default: for
+            Dream ``entropy``, as in its README (with temperature 0.2 and top_p 0.95 there), unless
+            one of those four is given; for other models None, LLaDA's sampling.
+        alg_temp: > 0: draw the positions to commit, without replacement, by the softmax of
+            confidence / ``alg_temp``. Default, and 0: the surest. Not with ``origin``.
+        top_p: in (0, 1]: draw from the most probable tokens, up to the one with which their
+            probabilities exceed ``top_p`` in sum. Needs ``alg``. Default: all.
+        top_k: >= 1: draw from that many most probable tokens; ties stay in. Needs ``alg``.
+            Default: all.
+        min_commit: commits of every step at least: 1 as in SPA-Cache's decoding of Dream, default
+            0 as in Dream's own. Needs ``alg``; not with ``origin``.
         cache: what is recomputed at a step: a name (:func:`dlmcache_cuda.available_policies`) or
             the config object of a policy.
         stop_at_eos: end a sequence as soon as an end token has no mask before it. The text is the
@@ -84,7 +108,8 @@ def decode(
         TypeError, ValueError: an argument is not as above; nothing was computed.
         FloatingPointError: logits were NaN or infinite.
 
-    Source: LLaDA (arXiv 2502.09992) reference decoding; Fast-dLLM (arXiv 2505.22618).
+    Source: LLaDA (arXiv 2502.09992) reference decoding; Fast-dLLM (arXiv 2505.22618); Dream
+    (arXiv 2508.15487) reference decoding.
     """
     policy = make_policy(cache)
     settings = check_settings(
@@ -98,6 +123,11 @@ def decode(
         remasking=remasking,
         threshold=threshold,
         factor=factor,
+        alg=alg,
+        alg_temp=alg_temp,
+        top_p=top_p,
+        top_k=top_k,
+        min_commit=min_commit,
         stop_at_eos=stop_at_eos,
         callback=callback,
         trace=trace,

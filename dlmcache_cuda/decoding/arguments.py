@@ -11,9 +11,21 @@ from typing import Any
 from dlmcache_cuda.decoding.seeds import fresh_seed, sequence_seed
 from dlmcache_cuda.model import Llada
 from dlmcache_cuda.policies import CachePolicy
-from dlmcache_cuda.samplers import REMASKINGS, CommitRule, Factor, FixedK, Sampler, Threshold
+from dlmcache_cuda.samplers import (
+    ALGORITHMS,
+    REMASKINGS,
+    CommitRule,
+    DreamSchedule,
+    Factor,
+    FixedK,
+    Origin,
+    Sampler,
+    Threshold,
+)
 
 DEFAULT_BATCH_SIZE = 16
+# What Dream's README and its scripts for the Instruct model use.
+DEFAULT_ALG = "entropy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +78,11 @@ def check_settings(
     remasking: str | None,
     threshold: float | None,
     factor: float | None,
+    alg: str | None,
+    alg_temp: float | None,
+    top_p: float | None,
+    top_k: int | None,
+    min_commit: int | None,
     stop_at_eos: bool,
     callback: Callable[[Any], None] | None,
     trace: bool,
@@ -82,6 +99,17 @@ def check_settings(
     if gen_length % block_length:
         raise ValueError(f"block_length must divide gen_length ({gen_length}), got {block_length}")
     _check_policy(model, policy, remasking)
+    llada_only = {"remasking": remasking, "threshold": threshold, "factor": factor}
+    if confidence_eos_eot_inf is True:
+        llada_only["confidence_eos_eot_inf"] = True
+    unasked = all(value is None for value in llada_only.values()) and policy.remasking is None
+    if alg is None and model.shift and unasked:
+        alg = "maskgit_plus" if policy.ranks else DEFAULT_ALG
+    dream = _dream_settings(
+        alg, llada_only, alg_temp=alg_temp, top_p=top_p, top_k=top_k, min_commit=min_commit
+    )
+    _check_alg_of_policy(policy, alg, alg_temp)
+    min_commit = dream.pop("min_commit", 0)
     if remasking is None:
         remasking = policy.remasking or "low_confidence"
     if remasking not in REMASKINGS:
@@ -100,13 +128,21 @@ def check_settings(
         without_confidence = tuple(end_ids if temperature == 0 else end_ids[1:])
     sampler = Sampler(
         rule=_commit_rule(
-            gen_length // block_length, gen_length, steps, threshold, factor, remasking
+            gen_length // block_length,
+            gen_length,
+            steps,
+            threshold,
+            factor,
+            remasking,
+            alg,
+            min_commit,
         ),
         remasking=remasking,
         temperature=temperature,
         cfg_scale=_number("cfg_scale", cfg_scale, ">= 0", lambda value: value >= 0),
         suppress_ids=suppress,
         confidence_suppress_ids=without_confidence,
+        **dream,
     )
     return DecodeSettings(
         gen_length,
@@ -135,6 +171,20 @@ def _check_policy(model: Llada, policy: CachePolicy, remasking: str | None) -> N
         )
 
 
+def _check_alg_of_policy(policy: CachePolicy, alg: str | None, alg_temp: float | None) -> None:
+    if alg is None:
+        return
+    if policy.remasking is not None:
+        raise ValueError(
+            f"cache {policy.name!r} needs remasking={policy.remasking!r}, got alg={alg!r}"
+        )
+    if policy.ranks and (alg != "maskgit_plus" or alg_temp):
+        raise ValueError(
+            f"cache {policy.name!r} ranks positions by confidences of its own and needs "
+            f"alg='maskgit_plus' without alg_temp, got alg={alg!r} and alg_temp={alg_temp!r}"
+        )
+
+
 def _commit_rule(
     num_blocks: int,
     gen_length: int,
@@ -142,6 +192,8 @@ def _commit_rule(
     threshold: float | None,
     factor: float | None,
     remasking: str,
+    alg: str | None,
+    min_commit: int,
 ) -> CommitRule:
     if threshold is not None and factor is not None:
         raise ValueError(
@@ -166,7 +218,42 @@ def _commit_rule(
             f"steps must be a multiple of the number of blocks ({num_blocks} = gen_length / "
             f"block_length), got {steps}"
         )
-    return FixedK(steps // num_blocks)
+    if alg is None:
+        return FixedK(steps // num_blocks)
+    if alg == "origin":
+        return Origin(steps // num_blocks)
+    return DreamSchedule(steps // num_blocks, min_commit)
+
+
+def _dream_settings(alg: str | None, llada_only: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """The given ones of Dream's settings, checked; nothing without ``alg``."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if alg is None:
+        for name, value in given.items():
+            raise ValueError(
+                f"{name} belongs to alg ({', '.join(ALGORITHMS)}), got {name}={value!r} without it"
+            )
+        return {}
+    if not isinstance(alg, str) or alg not in ALGORITHMS:
+        raise ValueError(f"alg must be one of {', '.join(ALGORITHMS)}, or None, got {alg!r}")
+    for name, value in llada_only.items():
+        if value is not None:
+            raise ValueError(
+                f"alg and {name} exclude each other, got alg={alg!r} and {name}={value!r}"
+            )
+    for name in ("alg_temp", "min_commit"):
+        if alg == "origin" and name in given:
+            raise ValueError(
+                f"alg='origin' draws the positions it commits, so {name} has no meaning there, "
+                f"got {name}={given[name]!r}"
+            )
+    checks = {
+        "alg_temp": lambda name, value: _number(name, value, ">= 0", lambda x: x >= 0),
+        "top_p": lambda name, value: _number(name, value, "in (0, 1]", lambda x: 0 < x <= 1),
+        "top_k": lambda name, value: _integer(name, value, 1),
+        "min_commit": lambda name, value: _integer(name, value, 0),
+    }
+    return {"alg": alg} | {name: checks[name](name, value) for name, value in given.items()}
 
 
 def check_seeds(seed: int | Sequence[int] | None, num_prompts: int) -> list[int]:

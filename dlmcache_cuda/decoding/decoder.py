@@ -122,16 +122,16 @@ class Decoder:
             places = rows.places(result.rows)
             prediction = self._predict(result, rows.predicted, places, control)
         with self.timer.phase("commit"):
-            candidates, token, log_confidence = rows.committable(prediction)
+            candidates, committable = rows.committable(prediction)
             committed, status = ops.commit_(
                 canvas.tokens,
                 canvas.commit_step,
                 canvas.log_confidence,
                 candidates.row_index,
                 candidates.cu_rows,
-                token,
-                log_confidence,
-                self._score(step, candidates, log_confidence, control),
+                committable.token,
+                committable.log_confidence,
+                self._score(step, candidates, committable, control),
                 control.num_commit,
                 control.steps,
                 control.spans,
@@ -234,29 +234,18 @@ class Decoder:
     def _predict(
         self, result: StackResult, predicted: RowList, places: Tensor, control: StepControl
     ) -> Prediction:
-        canvas, sampler = self.canvas, self.sampler
-        noise = {}
-        if sampler.temperature > 0:
-            noise = {
-                "temperature": sampler.temperature,
-                "row_index": predicted.row_index,
-                "capacity": canvas.capacity,
-                "seeds": control.seeds,
-                "steps": control.steps,
-            }
-        guidance = {}
-        if canvas.guided:
-            guidance = {
-                "uncond_places": self._twin_places(result.rows, predicted),
-                "cfg_scale": sampler.cfg_scale,
-            }
-        return self.model.predict(
+        guided = self.canvas.guided
+        return self.sampler.predict(
+            self.model,
             result.hidden,
             places,
+            predicted,
+            control.seeds,
+            control.steps,
+            control.num_commit,
+            uncond_places=self._twin_places(result.rows, predicted) if guided else None,
             suppress_ids=self._suppress_ids,
             confidence_suppress_ids=self._confidence_suppress_ids,
-            **noise,
-            **guidance,
         )
 
     def _twin_places(self, rows: RowList, predicted: RowList) -> Tensor:
@@ -265,14 +254,14 @@ class Decoder:
         return ops.find_rows(rows.row_index, rows.cu_rows, twins, rows.capacity)
 
     def _score(
-        self, step: StepView, candidates: RowList, log_confidence: Tensor, control: StepControl
+        self, step: StepView, candidates: RowList, prediction: Prediction, control: StepControl
     ) -> Tensor | None:
         """What ranks the candidates; None: their confidence."""
-        if self.sampler.rule.ranked and self.sampler.remasking == "low_confidence":
-            score = self.policy.score(step, candidates.row_index, log_confidence)
+        if self.sampler.ranks_by_confidence:
+            score = self.policy.score(step, candidates.row_index, prediction.log_confidence)
             if score is not None:
                 return score
-        return self.sampler.score(candidates, control.seeds, control.steps)
+        return self.sampler.score(prediction, candidates, control.seeds, control.steps)
 
     def _cut(
         self, views: Sequence, masked_before: Tensor, status: Tensor

@@ -87,7 +87,7 @@ class Slot:
     @property
     def num_commit(self) -> int:
         """Commits due at the next step."""
-        return self.rule.num_commit(self.step_in_block, self.block_masks)
+        return self.rule.num_commit(self.step_in_block, self.block_masks, self.masks_left)
 
     def candidates_begin(self, plan: SlotPlan) -> int:
         """First position that may be committed at the next step.
@@ -111,9 +111,10 @@ class Slot:
         """Random order: the positions that a step of the block commits."""
         if not self.order or step_in_block < 0:
             return ()
-        before = [self.rule.num_commit(i, self.block_masks) for i in range(step_in_block)]
-        first = sum(before)
-        count = self.rule.num_commit(step_in_block, self.block_masks)
+        # Fixed numbers: how many masks are left makes no difference.
+        masks = self.block_masks
+        first = sum(self.rule.num_commit(i, masks, masks) for i in range(step_in_block))
+        count = self.rule.num_commit(step_in_block, masks, masks)
         # an early end leaves out what lies behind it
         return tuple(p for p in self.order[first : first + count] if p < self.end)
 
@@ -126,7 +127,7 @@ class Slot:
             step=self.step,
             step_in_block=self.step_in_block,
             shift=self.shift,
-            num_commit=self.num_commit,
+            num_commit=self.rule.num_due(self.step_in_block, self.block_masks, self.masks_left),
             num_masks=self.masks_behind + self.masks_left,
             end=self.end,
             masks_to_end=self.masks_to_end,

@@ -149,18 +149,19 @@ class StepRows:
         slot = query.clamp(min=0) // capacity
         return slot * capacity + floors[slot]
 
-    def committable(self, prediction: Prediction) -> tuple[RowList, Tensor, Tensor]:
-        """The positions that may be committed, their tokens and log-confidences."""
+    def committable(self, prediction: Prediction) -> tuple[RowList, Prediction]:
+        """The positions that may be committed, and what is predicted there (without extras)."""
         if self._candidates is None:
-            return self.predicted, prediction.token, prediction.log_confidence
+            return self.predicted, prediction
         predicted, chosen = self.predicted, self._candidates
         places = ops.find_rows(
             predicted.row_index, predicted.cu_rows, chosen.row_index, chosen.capacity
         )
-        return (
-            chosen,
-            ops.gather_rows(prediction.token, places),
-            ops.gather_rows(prediction.log_confidence, places),
+        score = prediction.score
+        return chosen, prediction._replace(
+            token=ops.gather_rows(prediction.token, places),
+            log_confidence=ops.gather_rows(prediction.log_confidence, places),
+            score=None if score is None else ops.gather_rows(score, places),
         )
 
 

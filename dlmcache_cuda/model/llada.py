@@ -16,6 +16,7 @@ from dlmcache_cuda.cache import KVCache, RowList
 from dlmcache_cuda.model.attention import KeyLengths
 from dlmcache_cuda.model.block import LladaBlock
 from dlmcache_cuda.model.config import LladaConfig
+from dlmcache_cuda.model.ranking import RANKINGS, margin_score, sample_tiles
 from dlmcache_cuda.model.rope import RopeTable
 from dlmcache_cuda.model.token_ids import TokenIds
 from dlmcache_cuda.model.tokenizer import load_tokenizer
@@ -35,6 +36,8 @@ class Prediction(NamedTuple):
     """``[Q]`` fp32; ``[0]`` unless extras were asked for."""
     entropy: Tensor
     """``[Q]`` fp32 in nats; ``[0]`` unless extras were asked for."""
+    score: Tensor | None = None
+    """``[Q]`` fp32, larger is surer; None where ``log_confidence`` is what ranks the places."""
 
 
 class Llada:
@@ -178,6 +181,9 @@ class Llada:
         seeds: Tensor | None = None,
         steps: Tensor | None = None,
         extras: bool = False,
+        ranking: str | None = None,
+        top_p: float = 1.0,
+        top_k: int = 0,
     ) -> Prediction:
         """Token and confidence at ``places`` of ``hidden``, without ever holding all logits.
 
@@ -191,12 +197,23 @@ class Llada:
             suppress_ids, confidence_suppress_ids, temperature, row_index, capacity, seeds, steps,
                 extras: as in :func:`dlmcache_cuda.ops.head_reduce`; ``row_index [Q]`` are canvas
                 rows.
+            ranking: Dream's sampling: the token is drawn from, and all confidences are those of,
+                softmax(logits / temperature) behind the filters ``top_p`` and ``top_k``; see
+                :func:`dlmcache_cuda.ops.sample_rows`. ``score`` is then ``confidence`` (None: the
+                log-confidence), ``margin`` (ln(p1 - p2) of the two most probable tokens) or
+                ``entropy`` (negative). Extras and ``confidence_suppress_ids`` do not go with a
+                temperature or filters here. None: as in ``head_reduce``.
         """
         normed = self.normed(hidden, places)
         if uncond_places is not None:
             cond, uncond = normed.float(), self.normed(hidden, uncond_places).float()
             normed = (uncond + (cfg_scale + 1.0) * (cond - uncond)).to(self.dtype)
-        return Prediction(
+        if ranking is not None and (temperature > 0 or top_p < 1 or top_k > 0):
+            return self._sample(
+                normed, ranking, suppress_ids, temperature, top_p, top_k, row_index, capacity,
+                seeds, steps,
+            )  # fmt: skip
+        prediction = Prediction(
             *ops.head_reduce(
                 normed,
                 self.head,
@@ -207,9 +224,27 @@ class Llada:
                 capacity=capacity,
                 seeds=seeds,
                 steps=steps,
-                extras=extras,
+                extras=extras or ranking in ("margin", "entropy"),
             )
         )
+        if ranking == "margin":
+            first, second = prediction.log_confidence, prediction.second_log_confidence
+            return prediction._replace(score=margin_score(first, second))
+        if ranking == "entropy":
+            return prediction._replace(score=-prediction.entropy)
+        return prediction
+
+    def _sample(
+        self, normed: Tensor, ranking: str, suppress_ids: Tensor | None, *settings: Any
+    ) -> Prediction:
+        token, log_confidence, score = sample_tiles(
+            normed, self.head, RANKINGS[ranking], suppress_ids, *settings
+        )
+        none = log_confidence.new_empty(0)
+        return Prediction(
+            token, log_confidence, token.new_empty(0), none, none,
+            None if ranking == "confidence" else score,
+        )  # fmt: skip
 
     def logits(self, input_ids: Tensor | Sequence[Tensor]) -> Tensor:
         """Logits of whole canvases, every position attending to all of its canvas.

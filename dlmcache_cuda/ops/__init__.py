@@ -15,6 +15,7 @@ from dlmcache_cuda.ops.row_list import build_rows as build_rows
 from dlmcache_cuda.ops.row_list import find_rows as find_rows
 from dlmcache_cuda.ops.rows import gather_rows as gather_rows
 from dlmcache_cuda.ops.rows import scatter_rows_ as scatter_rows_
+from dlmcache_cuda.ops.sample import sample_rows as sample_rows
 from dlmcache_cuda.ops.select import select_rows as select_rows
 from dlmcache_cuda.ops.swiglu import swiglu as swiglu
 from dlmcache_cuda.ops.tracked_drift import tracked_similarity as tracked_similarity

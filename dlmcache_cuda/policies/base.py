@@ -170,6 +170,8 @@ class CachePolicy:
     """Models it is defined for: 0 LLaDA, 1 Dream."""
     follows_any_order: ClassVar[bool] = True
     """False: it chooses itself which masks it computes, so no order can be drawn beforehand."""
+    ranks: bool = False
+    """:meth:`score` ranks the candidates, by their tokens' confidences and more."""
     cuts_at_eos: bool = False
     """Nothing behind the first committed end of text is decoded."""
     pad_steps: int | None = None

@@ -80,6 +80,10 @@ class D2(CachePolicy):
     follows_any_order = False
     head_scope = "all"
 
+    @property
+    def ranks(self) -> bool:
+        return self.config.certainty_prior
+
     def stack_spec(self, n_layers: int) -> StackSpec:
         return StackSpec(rollout=True)
 

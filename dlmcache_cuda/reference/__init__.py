@@ -15,6 +15,7 @@ from dlmcache_cuda.reference.row_list import build_rows as build_rows
 from dlmcache_cuda.reference.row_list import find_rows as find_rows
 from dlmcache_cuda.reference.rows import gather_rows as gather_rows
 from dlmcache_cuda.reference.rows import scatter_rows_ as scatter_rows_
+from dlmcache_cuda.reference.sample import sample_rows as sample_rows
 from dlmcache_cuda.reference.select import select_rows as select_rows
 from dlmcache_cuda.reference.swiglu import swiglu as swiglu
 from dlmcache_cuda.reference.tracked_drift import tracked_similarity as tracked_similarity

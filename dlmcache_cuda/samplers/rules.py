@@ -1,7 +1,8 @@
 """Commit rules: how many of the candidates of a step become final.
 
 A rule is what ``ops.commit_`` needs (``code``, ``value``) and what the loop asks per slot and step
-(``num_commit``). The rules themselves are in the operator; see ``docs/operators/commit.md``.
+(``num_commit``, ``is_over``). The rules themselves are in the operator; see
+``docs/operators/commit.md``.
 """
 
 from __future__ import annotations
@@ -11,14 +12,20 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from dlmcache_cuda.samplers.schedule import num_transfer_tokens
+from dlmcache_cuda.samplers.schedule import (
+    num_dream_tokens,
+    num_transfer_tokens,
+    transfer_share,
+)
+
+# Origin's probabilities travel as whole numbers of this unit, which float64 holds exactly.
+SHARE_UNIT = 2.0**-53
 
 
 class CommitRule(ABC):
     """Decides how many candidates of a slot are committed at a step."""
 
     code: ClassVar[int]  # the rule's number in ops.commit_
-
     ranked: ClassVar[bool] = False  # ranks by any score, not only by confidence
 
     @property
@@ -27,15 +34,22 @@ class CommitRule(ABC):
         return 0.0
 
     @abstractmethod
-    def num_commit(self, step_in_block: int, block_masks: int) -> int:
-        """Commits due at a step of a block that had ``block_masks`` masks at its start.
+    def num_commit(self, step_in_block: int, block_masks: int, masks_left: int) -> int:
+        """Commits due at a step of a block; 0 is a step that commits nothing.
 
-        0 means that the block has no further step.
+        Args:
+            step_in_block: counts from 0.
+            block_masks: masks of the block when it began.
+            masks_left: masks of the block now.
         """
 
+    def num_due(self, step_in_block: int, block_masks: int, masks_left: int) -> int:
+        """What policies are told of :meth:`num_commit`: how many commits are certain."""
+        return self.num_commit(step_in_block, block_masks, masks_left)
+
     def is_over(self, step_in_block: int, block_masks: int) -> bool:
-        """Whether a block has no further step, whatever is left in it."""
-        return self.num_commit(step_in_block, block_masks) == 0
+        """Whether a block that had ``block_masks`` masks ends before this step, come what may."""
+        return False
 
     @property
     def bounded(self) -> bool:
@@ -57,10 +71,77 @@ class FixedK(CommitRule):
     code: ClassVar[int] = 0
     ranked: ClassVar[bool] = True
 
-    def num_commit(self, step_in_block: int, block_masks: int) -> int:
+    def num_commit(self, step_in_block: int, block_masks: int, masks_left: int) -> int:
         if step_in_block >= self.steps_per_block:
             return 0
         return num_transfer_tokens(block_masks, self.steps_per_block, step_in_block)
+
+    def is_over(self, step_in_block: int, block_masks: int) -> bool:
+        # The remainder comes first, so that no commit is due behind a step without any.
+        return self.num_commit(step_in_block, block_masks, 0) == 0
+
+    @property
+    def bounded(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class DreamSchedule(CommitRule):
+    """Dream's schedule: of the masks left, the share of the remaining time that a step takes.
+
+    Time runs evenly from 1 to 1e-3 over the steps; the last step commits all that is left. The
+    number is rounded down, so a step may commit nothing.
+
+    Args:
+        steps_per_block: steps over which the masks of a block are spread.
+        min_commit: commits of a step at least; 0 is Dream's code, 1 that of SPA-Cache for Dream.
+
+    Source: Dream's ``generation_utils.py``, ``_sample``.
+    """
+
+    steps_per_block: int
+    min_commit: int = 0
+    code: ClassVar[int] = 0
+    ranked: ClassVar[bool] = True
+
+    def num_commit(self, step_in_block: int, block_masks: int, masks_left: int) -> int:
+        number = num_dream_tokens(masks_left, self.steps_per_block, step_in_block)
+        return max(number, self.min_commit)
+
+    def is_over(self, step_in_block: int, block_masks: int) -> bool:
+        return step_in_block >= self.steps_per_block
+
+    @property
+    def bounded(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Origin(CommitRule):
+    """Dream's ``origin``: a step commits every candidate with the same probability.
+
+    The probability is the share of the remaining time that the step takes, as in
+    :class:`DreamSchedule`; the last step commits all that is left. The draws are the sampler's; for
+    ``ops.commit_`` all candidates are due.
+
+    Args:
+        steps_per_block: steps over which the masks of a block are spread.
+
+    Source: Dream's ``generation_utils.py``, ``_sample``.
+    """
+
+    steps_per_block: int
+    code: ClassVar[int] = 0
+
+    def num_commit(self, step_in_block: int, block_masks: int, masks_left: int) -> int:
+        """The probability in units of 2^-53; above the number of candidates of any step."""
+        return int(transfer_share(self.steps_per_block, step_in_block) / SHARE_UNIT)
+
+    def num_due(self, step_in_block: int, block_masks: int, masks_left: int) -> int:
+        return masks_left if step_in_block >= self.steps_per_block - 1 else 0
+
+    def is_over(self, step_in_block: int, block_masks: int) -> bool:
+        return step_in_block >= self.steps_per_block
 
     @property
     def bounded(self) -> bool:
@@ -85,7 +166,7 @@ class Threshold(CommitRule):
     def value(self) -> float:
         return math.log(self.threshold)
 
-    def num_commit(self, step_in_block: int, block_masks: int) -> int:
+    def num_commit(self, step_in_block: int, block_masks: int, masks_left: int) -> int:
         return 1
 
 
@@ -106,5 +187,5 @@ class Factor(CommitRule):
     def value(self) -> float:
         return self.factor
 
-    def num_commit(self, step_in_block: int, block_masks: int) -> int:
+    def num_commit(self, step_in_block: int, block_masks: int, masks_left: int) -> int:
         return 1

@@ -45,6 +45,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "reference-computed": {"reference_rows": "computed", "max_update_ratio": 0.5},
     "paper": {"kv_rows": "selected", "reuse": "output", "reference_rows": "computed",
               "max_update_ratio": 0.5, "refresh_gen_steps": 9},
+    "slice-shift": {"slice_shift": True, "max_update_ratio": 0.5},
     "early-stop": {"early_stop_steps": 3, "max_update_ratio": 0.5},
 }  # fmt: skip
 
@@ -142,6 +143,7 @@ def cases(draw) -> dict[str, Any]:
                 "reference_rows": st.sampled_from(["all", "computed"]),
                 "warmup_steps": st.integers(0, 2),
                 "early_stop_steps": st.none() | st.integers(1, 6),
+                "slice_shift": st.booleans(),
             }
         )
     )

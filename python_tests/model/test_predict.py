@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from dlmcache_cuda import reference
 from dlmcache_cuda.cache import RowList
+from dlmcache_cuda.model import ranking
 
 
 def hidden_of(model, ids):
@@ -56,3 +59,52 @@ def test_suppressed_ids_are_passed_on(model):
     banned = first.token.unique()
     second = model.predict(hidden, places, suppress_ids=banned)
     assert not torch.isin(second.token, banned).any()
+
+
+RANKINGS = {"confidence": 0, "margin": 1, "entropy": 2}
+
+
+@pytest.mark.parametrize("name", RANKINGS)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"temperature": 0.7}, {"top_p": 0.8}, {"temperature": 0.5, "top_p": 0.9, "top_k": 6}],
+    ids=str,
+)
+def test_rankings_are_those_of_the_logits(model, name, settings, monkeypatch):
+    """Whatever way they take: through head_reduce, or through tiles of five rows of logits."""
+    monkeypatch.setattr(ranking, "_TILE_LOGITS", 5 * model.head.shape[0])
+    ids = torch.randint(0, 60, (40,), generator=torch.Generator().manual_seed(4))
+    places = torch.arange(3, 15, device=model.device)
+    noise = {
+        "row_index": places,
+        "capacity": 40,
+        "seeds": torch.tensor([3], device=model.device),
+        "steps": torch.tensor([1], device=model.device),
+    }
+    banned = torch.tensor([5, 6], device=model.device)
+    prediction = model.predict(
+        hidden_of(model, ids), places, ranking=name, suppress_ids=banned, **settings, **noise
+    )
+    logits = model.logits(ids[None])[0, 3:15].double()
+    logits[:, banned] = -torch.inf
+    token, log_confidence, score = reference.sample_rows(
+        logits, score=RANKINGS[name], **settings, **noise
+    )
+    assert prediction.token.tolist() == token.tolist()
+    torch.testing.assert_close(
+        prediction.log_confidence.double(), log_confidence, rtol=1e-4, atol=1e-4
+    )
+    if name == "confidence":
+        assert prediction.score is None
+    else:
+        torch.testing.assert_close(prediction.score.double(), score, rtol=1e-3, atol=1e-4)
+
+
+def test_margin_is_lossless_at_both_ends():
+    first = torch.tensor([-1e-20, -0.6931472, -3.0])
+    second = torch.tensor([-46.0, -0.6931472, -3.00001])
+    margin = ranking.margin_score(first, second)
+    exact = (first.double().exp() - second.double().exp()).log()
+    assert margin[1] == -torch.inf
+    assert -3e-20 < margin[0] < 0
+    torch.testing.assert_close(margin[2].double(), exact[2], rtol=1e-3, atol=0)

@@ -197,7 +197,7 @@ def decode_d2(
         guided = canvas.guided(logits)
         for p in masks:
             if p - shift in rows:
-                prediction = canvas.predict(p, guided[rows.index(p - shift)])
+                prediction = canvas.predict(p, guided[rows.index(p - shift)], p - shift)
                 log_confidence[p] = prediction.log_confidence
                 if settings.temperature > 0:  # another token would have another confidence
                     gap = min(gap, prediction.token_margin)

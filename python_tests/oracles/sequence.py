@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -118,6 +119,11 @@ class Candidate:
     log_rest: float  # ln(1 - confidence), without cancellation
     score: float
     token_margin: float
+    row: int  # that predicted it
+
+    def is_tied_to(self, other: Candidate) -> bool:
+        """Whether both are one prediction, exactly: no rounding decides between them."""
+        return (self.row, self.token) == (other.row, other.token)
 
     @property
     def odds(self) -> float:
@@ -227,12 +233,14 @@ class Canvas:
         rows: Sequence[int],
         logits: torch.Tensor,
         only: Sequence[int] | None = None,
+        first_row: int = 0,
     ) -> None:
         """Ends a step: predictions from the logits ``[1 or 2, R, V]`` of ``rows``, and the commit.
 
         Candidates are the masks before the end of the block whose predicting row is among the rows;
         those that earlier blocks left behind (the mask id itself was predicted) are among them.
-        ``only``: no others than these, where the order is not fixed anyway.
+        ``only``: no others than these, where the order is not fixed anyway. ``first_row`` predicts
+        its own position as well, if that is shifted.
         """
         guided = self.guided(logits)
         place = {row: i for i, row in enumerate(rows)}
@@ -241,10 +249,9 @@ class Canvas:
             positions = [p for p in turn.due if p in positions]
         elif only is not None:
             positions = [p for p in only if p in positions]
+        predicting = ((p, max(p - self.shift, first_row)) for p in positions)
         candidates = [
-            self.predict(p, guided[place[p - self.shift]])
-            for p in positions
-            if p - self.shift in place
+            self.predict(p, guided[place[row]], row) for p, row in predicting if row in place
         ]
         self.commit(candidates, turn.count)
 
@@ -255,7 +262,7 @@ class Canvas:
         conditional, unconditional = logits
         return unconditional + (self.settings.cfg_scale + 1) * (conditional - unconditional)
 
-    def predict(self, position: int, logits: torch.Tensor) -> Candidate:
+    def predict(self, position: int, logits: torch.Tensor, row: int) -> Candidate:
         """Token and confidence of one position from its logits ``[V]``, as in LLaDA's code."""
         s, ids = self.settings, self.ids
         logits = logits.double().clone()
@@ -285,7 +292,7 @@ class Canvas:
             score = noise.uniform(s.seed, self.step, position, noise.RANDOM_REMASKING_STREAM)
         else:
             score = log_p
-        return Candidate(position, token, log_p, log_rest, score, token_margin)
+        return Candidate(position, token, log_p, log_rest, score, token_margin, row)
 
     def commit(self, candidates: list[Candidate], number: int | None) -> None:
         """Chooses candidates (``number`` of them with fixed-k), writes them and ends the step."""
@@ -329,8 +336,10 @@ class Canvas:
             chosen = ranked[: max(count, 1)]
         else:
             chosen = ranked[:number]
-        if s.remasking == "low_confidence" and len(chosen) < len(ranked):
-            self.note(ranked[len(chosen) - 1].odds, ranked[len(chosen)].odds)
+        if s.remasking == "low_confidence":
+            for one, other in itertools.product(chosen[-2:], ranked[len(chosen) :][:2]):
+                if not one.is_tied_to(other):
+                    self.note(one.odds, other.odds)
         return chosen
 
     def note(self, a: float, b: float) -> None:

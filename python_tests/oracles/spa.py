@@ -33,6 +33,7 @@ class SpaOptions:
     reference_rows: str = "all"
     warmup_steps: int = 0
     early_stop_steps: int | None = None
+    slice_shift: bool = False
     identifier: str = "proxy"
 
     def ratio(self, layer: int, n_layers: int) -> float:
@@ -75,7 +76,8 @@ class SpaPass:
         self.model = model
         self.options = options
         self.length = length
-        self.first = prompt_length - model.config.shift  # generated rows, one more for Dream
+        # generated rows; for Dream also the one before them, which predicts the first
+        self.first = prompt_length - (0 if options.slice_shift else model.config.shift)
         layers = model.config.n_layers
         self.budgets = options.budgets(layers, length - prompt_length)
         self.k, self.v = model.empty_cache(1, length)
@@ -181,7 +183,11 @@ def decode_spa(
         canvas.computed(
             passes[0].layer_rows, mode != "sparse", row_gap=min(one.gap for one in passes)
         )
-        canvas.decide(turn, rows, torch.stack(logits))
+        # The authors' Dream code shifts the predictions of the rows that it carries; between full
+        # steps the first of them then predicts two positions.
+        inside = options.slice_shift and mode != "full"
+        first_row = canvas.prompt_length if inside else 0
+        canvas.decide(turn, rows, torch.stack(logits), first_row=first_row)
         every = options.early_stop_steps
         if every is not None and canvas.step % every == 0:
             canvas.pad_behind_the_end()

@@ -1,0 +1,57 @@
+"""Drawing tokens from filtered distributions, and how sure a prediction is."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dlmcache_cuda import ops
+
+# Name -> ``score`` of ops.sample_rows.
+RANKINGS = {"confidence": 0, "margin": 1, "entropy": 2}
+# Logits at a time: top-p needs those of the whole vocabulary, but only of a few rows. 64 MiB fp32.
+_TILE_LOGITS = 1 << 24
+
+
+def sample_tiles(
+    normed: Tensor,
+    head: Tensor,
+    score: int,
+    suppress_ids: Tensor | None,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    row_index: Tensor | None,
+    capacity: int,
+    seeds: Tensor | None,
+    steps: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``ops.sample_rows`` on the logits of ``normed [Q, W]``, tile by tile: three ``[Q]``."""
+    rows = max(1, _TILE_LOGITS // head.shape[0])
+    tiles = []
+    for begin in range(0, max(1, normed.shape[0]), rows):
+        part = slice(begin, begin + rows)
+        logits = F.linear(normed[part], head)
+        if suppress_ids is not None:
+            logits[:, suppress_ids] = -torch.inf
+        tiles.append(
+            ops.sample_rows(
+                logits, temperature, top_p, top_k, score,
+                None if row_index is None else row_index[part], capacity, seeds, steps,
+            )
+        )  # fmt: skip
+    if len(tiles) == 1:
+        return tiles[0]
+    token, log_confidence, certainty = (torch.cat(parts) for parts in zip(*tiles, strict=True))
+    return token, log_confidence, certainty
+
+
+def margin_score(first: Tensor, second: Tensor) -> Tensor:
+    """``ln(p1 - p2)`` from ``ln p1`` and ``ln p2``, without loss at either end."""
+    gap = second - first
+    wide = torch.log1p(-gap.exp())
+    close = torch.log(-torch.expm1(gap))
+    return first + torch.where(gap < -math.log(2), wide, close)

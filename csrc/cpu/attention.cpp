@@ -15,6 +15,9 @@ namespace dlmcache::cpu::DLMCACHE_CPU_ARCH {
 namespace {
 
 constexpr int64_t kBlockKeys = 96;  // keys per softmax update
+// Keys whose weighted values are summed before they join the rest: one long chain of additions to a large sum would
+// round away what each of them brings.
+constexpr int64_t kSumKeys = 16;
 static_assert(kBlockKeys % kGroupKeys == 0 && kAttentionTileRows % kLanes == 0);
 
 thread_local Scratch thread_scratch;
@@ -31,27 +34,29 @@ struct State {
 template <int kRows, int kVecs>
 inline void add_values(const float* weights, int64_t rows, const float* v, int64_t count, const float* decay,
                        float* values, int64_t width) {
-  FloatVec acc[kRows][kVecs];
+  for (int64_t first = 0; first < count; first += kSumKeys) {
+    const int64_t last = first + kSumKeys < count ? first + kSumKeys : count;
+    FloatVec acc[kRows][kVecs] = {};
+    for (int64_t key = first; key < last; ++key) {
+      FloatVec column[kVecs];
 #pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) {
+      for (int u = 0; u < kVecs; ++u) column[u] = load(v + (key * kVecs + u) * kLanes);
 #pragma GCC unroll 4
-    for (int u = 0; u < kVecs; ++u) acc[r][u] = load(values + r * width + u * kLanes) * decay[r];
-  }
-  for (int64_t key = 0; key < count; ++key) {
-    FloatVec column[kVecs];
+      for (int r = 0; r < kRows; ++r) {
+        const FloatVec weight = broadcast(weights[key * rows + r]);
 #pragma GCC unroll 4
-    for (int u = 0; u < kVecs; ++u) column[u] = load(v + (key * kVecs + u) * kLanes);
+        for (int u = 0; u < kVecs; ++u) acc[r][u] += weight * column[u];
+      }
+    }
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
-      const FloatVec weight = broadcast(weights[key * rows + r]);
+      const FloatVec shrink = broadcast(first == 0 ? decay[r] : 1.0f);
 #pragma GCC unroll 4
-      for (int u = 0; u < kVecs; ++u) acc[r][u] += weight * column[u];
+      for (int u = 0; u < kVecs; ++u) {
+        float* sum = values + r * width + u * kLanes;
+        store(sum, load(sum) * shrink + acc[r][u]);
+      }
     }
-  }
-#pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-    for (int u = 0; u < kVecs; ++u) store(values + r * width + u * kLanes, acc[r][u]);
   }
 }
 

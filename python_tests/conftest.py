@@ -1,16 +1,24 @@
 """Devices: tests that take ``device`` run on the CPU, and on CUDA where operators and a GPU exist.
 
 ``DLMCACHE_TEST_DEVICE=cpu`` or ``cuda`` restricts them to one.
+
+Property tests draw the same examples in every run, so that a change and not chance turns a run red.
+``HYPOTHESIS_PROFILE=explore`` draws new ones.
 """
 
 from __future__ import annotations
 
 import os
 
+import hypothesis
 import pytest
 import torch
 
 from dlmcache_cuda import _extension
+
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.register_profile("explore", derandomize=False)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 def available_devices() -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import dlmcache_cuda
-from dlmcache_cuda.assets.questions import GEN_LENGTH, check_answer, make_questions
+from dlmcache_cuda.assets.questions import check_answer, make_questions
 
 BLOCK_LENGTH = 32
 THRESHOLD = 0.9
@@ -35,12 +35,14 @@ def settings() -> Iterator[Setting]:
 
 
 def measure(device: str, questions: int, batch_size: int, repeats: int, progress) -> list[dict]:
-    """Decodes held-out questions with the bundled model; one result per setting.
+    """Decodes held-out questions with the bundled model, every cache with its preset for it; one
+    result per setting.
 
     The repetitions of all settings are interleaved; figures are medians over repetitions. Early
     stop is on for all of them.
     """
     model = dlmcache_cuda.load(device=device)
+    presets = dlmcache_cuda.presets("tiny_llada")
     asked = make_questions(questions, SEED)
     chats = [[{"role": "user", "content": question.prompt}] for question in asked]
     runs: dict[Setting, list] = {setting: [] for setting in settings()}
@@ -50,11 +52,10 @@ def measure(device: str, questions: int, batch_size: int, repeats: int, progress
                 dlmcache_cuda.decode(
                     model,
                     chats,
-                    gen_length=GEN_LENGTH,
-                    block_length=BLOCK_LENGTH,
                     threshold=setting.threshold,
-                    cache=setting.cache,
                     batch_size=batch_size,
+                    seed=SEED,
+                    **presets[setting.cache].arguments(),
                 )
             )
             progress()

@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-python test-cpp bench lint format clean
+.PHONY: help setup build demo test test-python test-cpp bench quality lint format clean
 
 # The interpreter is found (and its environment made, if need be) when the first recipe asks for it.
 STAMPS := .stamps
@@ -39,6 +39,9 @@ test-cpp: setup ## torch-free C++ tests and the kernels on the host, plain and u
 
 bench: build ## time every operator and every cache; results go to build/bench
 	@$(PY) -m benchmarks.run $(BENCH_ARGS)
+
+quality: build ## what every cache costs and loses on the bundled model (an hour or two; resumes)
+	@$(PY) -m benchmarks.quality $(QUALITY_ARGS)
 
 lint: setup ## ruff and clang-format, without changing anything
 	@$(PY) -m ruff check .

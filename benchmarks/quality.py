@@ -273,8 +273,11 @@ def summary(lines: list[dict], split: str) -> str:
 
 def draw(lines: list[dict], path: Path) -> None:
     """Exact answers against rows computed: both settings of every policy."""
-    import matplotlib
-
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        print("no figure: it needs matplotlib (pip install 'dlmcache_cuda[bench]')")
+        return
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "dlmcache"
     from matplotlib import pyplot

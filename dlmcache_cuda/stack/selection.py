@@ -52,7 +52,9 @@ class Selection:
             held += [tensor for tensor in self.reference if tensor is not None]
         return sum(tensor.nbytes for tensor in held)
 
-    def budgets(self, layer: int, step: StackStep, sparse: Sequence[bool], carried: Sequence[int]):
+    def budgets(
+        self, layer: int, step: StackStep, sparse: Sequence[bool], carried: Sequence[int]
+    ) -> list[int]:
         """Rows that each slot computes at a layer: its budget where ``sparse``, else all."""
         counts = []
         for slot, count in enumerate(carried):

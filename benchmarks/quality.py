@@ -246,6 +246,31 @@ def table(lines: list[dict]) -> str:
     return "\n".join(text)
 
 
+def summary(lines: list[dict], split: str) -> str:
+    """Markdown: one line per policy, for the README."""
+    text = [
+        "| cache | exact | tokens that differ | rows | exact, threshold | least work: setting | "
+        "exact | tokens that differ | rows |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    mine = [line for line in lines if line["split"] == split]
+
+    def cells(line: dict | None, *names: str) -> list[str]:
+        return ["" if line is None else f"{100 * line[name]:.1f} %" for name in names]
+
+    for policy in available_policies():
+        of_policy = [line for line in mine if line["policy"] == policy]
+        plain = [line for line in of_policy if "threshold" not in line["setting"]]
+        sure = next((line for line in of_policy if "threshold" in line["setting"]), None)
+        least = next((line for line in plain if line["kind"] == "least work"), None)
+        setting = "" if least is None else least["setting"].removesuffix(", 1 token/step")
+        names = "exact", "tokens_that_differ", "rows"
+        row = [f"`{policy}`", *cells(plain[0], *names), *cells(sure, "exact")]
+        row += [setting.removeprefix(f"{policy} ").removeprefix(f"{policy}, ")]
+        text.append(f"| {' | '.join([*row, *cells(least, *names)])} |")
+    return "\n".join(text)
+
+
 def draw(lines: list[dict], path: Path) -> None:
     """Exact answers against rows computed: both settings of every policy."""
     import matplotlib
@@ -298,7 +323,11 @@ def main() -> None:
               "tune_questions": arguments.tune_questions, "lines": lines}  # fmt: skip
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     draw(lines, arguments.out.with_suffix(".svg"))
-    print(f"\n{table(lines)}\n\nwritten to {arguments.out} and {arguments.out.with_suffix('.svg')}")
+    text = [f"## {split}\n\n{summary(lines, split)}" for split in arguments.splits]
+    text += [f"## All lines\n\n{table(lines)}"]
+    arguments.out.with_suffix(".md").write_text("\n\n".join(text) + "\n")
+    print("\n\n".join(text))
+    print(f"\nwritten to {arguments.out}, and beside it as .md and .svg")
 
 
 if __name__ == "__main__":

@@ -18,9 +18,19 @@ class Canvas:
 
     With guidance every slot has a twin, ``num_slots`` places behind it, whose prompt is masked. All
     buffers are flat: position p of slot s is entry ``s * capacity + p``.
+
+    With ``mask_is_final`` a mask that was predicted is a commit like any other: the canvas then
+    holds ``final_mask_id`` there, outside the vocabulary, while the network reads a mask.
     """
 
-    def __init__(self, model: Llada, num_slots: int, capacity: int, guided: bool) -> None:
+    def __init__(
+        self,
+        model: Llada,
+        num_slots: int,
+        capacity: int,
+        guided: bool,
+        mask_is_final: bool = False,
+    ) -> None:
         self.num_slots = num_slots
         self.capacity = capacity
         self.guided = guided
@@ -32,7 +42,10 @@ class Canvas:
         self.network_tokens = torch.full(
             (self.network_slots * capacity,), self.pad_id, dtype=torch.int64, device=device
         )
+        self.final_mask_id = model.config.embedding_size if mask_is_final else None
         self.tokens = self.network_tokens[:entries]
+        if mask_is_final:
+            self.tokens = self.tokens.clone()
         self.commit_step = torch.full((entries,), NEVER, dtype=torch.int64, device=device)
         self.log_confidence = torch.full((entries,), float("nan"), device=device)
         self.is_prompt = torch.zeros(entries, dtype=torch.bool, device=device)
@@ -63,11 +76,24 @@ class Canvas:
         """``[num_slots * capacity]`` bool: masks of the generation regions."""
         return (self.tokens == self.mask_id) & ~self.is_prompt
 
+    def ids(self, entries: slice) -> Tensor:
+        """A copy of the tokens there, on the CPU; masks that are final are masks."""
+        ids = self.tokens[entries].cpu().clone()
+        return ids if self.final_mask_id is None else self._with_masks(ids)
+
+    def _with_masks(self, tokens: Tensor) -> Tensor:
+        return tokens.masked_fill(tokens == self.final_mask_id, self.mask_id)
+
     def mirror(self) -> None:
-        """Brings the guidance twins up to date: the same tokens, the prompt masked."""
+        """Brings up to date what the network reads: also the guidance twins, which have the same
+        tokens and a masked prompt."""
+        if self.final_mask_id is not None:
+            self.network_tokens[: self.tokens.numel()] = self._with_masks(self.tokens)
         if self.guided:
             twins = self.network_tokens[self.tokens.numel() :]
-            twins.copy_(self.tokens).masked_fill_(self.is_prompt, self.mask_id)
+            twins.copy_(self.network_tokens[: self.tokens.numel()]).masked_fill_(
+                self.is_prompt, self.mask_id
+            )
 
 
 class StepControl:

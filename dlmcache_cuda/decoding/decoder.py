@@ -53,7 +53,13 @@ class Decoder:
         self.sampler = settings.sampler
         self.timer = PhaseTimer()
         self.forwards = 0
-        self.canvas = Canvas(model, num_slots, capacity, guided=self.sampler.cfg_scale > 0)
+        self.canvas = Canvas(
+            model,
+            num_slots,
+            capacity,
+            guided=self.sampler.cfg_scale > 0,
+            mask_is_final=policy.mask_is_final and not self.sampler.rule.leaves_masks,
+        )
         self.slots: list[Slot | None] = [None] * num_slots
         device = model.device
         policy.attach(
@@ -129,7 +135,7 @@ class Decoder:
                 canvas.log_confidence,
                 candidates.row_index,
                 candidates.cu_rows,
-                committable.token,
+                self._final(committable.token),
                 committable.log_confidence,
                 self._score(step, candidates, committable, control),
                 control.num_commit,
@@ -148,6 +154,11 @@ class Decoder:
             statuses = [SlotStatus(*row) for row in status.tolist()]
         self.forwards += 1
         return self._advance(plan, result, statuses, cuts, candidates, committed)
+
+    def _final(self, token: Tensor) -> Tensor:
+        """Tokens to commit, with a stand-in for masks where these are final."""
+        final = self.canvas.final_mask_id
+        return token if final is None else token.masked_fill(token == self.canvas.mask_id, final)
 
     def _draw_orders(self) -> None:
         """Random order: draws the order of the blocks that begin."""
@@ -370,7 +381,7 @@ class Decoder:
                 SequenceUpdate(
                     slot.sequence,
                     slot.step - 1,
-                    self.canvas.tokens[generated].cpu().clone(),
+                    self.canvas.ids(generated),
                     mine - generated.start,
                     result.computed[place] / layers,
                     reasons[place],
@@ -381,7 +392,7 @@ class Decoder:
     def _result(self, place: int, slot: Slot, status: SlotStatus, reason: str) -> DecodedSequence:
         canvas = self.canvas
         generated = canvas.slot_range(place, slot.prompt_length, slot.length)
-        ids = canvas.tokens[generated].cpu().clone()
+        ids = canvas.ids(generated)
         first_end = status.first_end - slot.prompt_length
         behind = torch.arange(ids.numel()) > first_end
         ids[behind & (ids == canvas.mask_id)] = canvas.pad_id

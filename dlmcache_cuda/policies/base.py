@@ -172,6 +172,8 @@ class CachePolicy:
     """False: it chooses itself which masks it computes, so no order can be drawn beforehand."""
     ranks: bool = False
     """:meth:`score` ranks the candidates, by their tokens' confidences and more."""
+    mask_is_final: bool = False
+    """A position for which the mask itself is predicted counts as decoded and stays a mask."""
     cuts_at_eos: bool = False
     """Nothing behind the first committed end of text is decoded."""
     pad_steps: int | None = None

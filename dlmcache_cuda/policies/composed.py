@@ -43,7 +43,8 @@ class ComposedConfig(PolicyConfig):
         gamma: as in Elastic-Cache; None: drift is not tested.
         refresh_steps: steps from one refresh of the whole canvas to the next: layer 0 computes all
             rows, the layers above their budget. None: never.
-        window_length, track_num, block_caching, similarity, eos_cut: as in Elastic-Cache.
+        window_length, track_num, block_caching, similarity, eos_cut, mask_is_final: as in
+            Elastic-Cache.
         delay_steps: steps for which a committed token stays among the computed rows. Default: 1.
         max_update_ratio: rows that the peak layer computes after a refresh, as a fraction of the
             canvas. None: all.
@@ -58,6 +59,7 @@ class ComposedConfig(PolicyConfig):
     block_caching: bool = True
     similarity: str = "heads"
     eos_cut: bool = True
+    mask_is_final: bool = True
     delay_steps: int = 1
     max_update_ratio: float | None = 0.25
     min_update_ratio: float = 1 / 16
@@ -133,5 +135,9 @@ class Composed(Elastic):
     @classmethod
     def exact_config(cls) -> ComposedConfig:
         return ComposedConfig(
-            refresh_steps=1, window_length=None, eos_cut=False, max_update_ratio=None
+            refresh_steps=1,
+            window_length=None,
+            eos_cut=False,
+            mask_is_final=False,
+            max_update_ratio=None,
         )

@@ -60,6 +60,8 @@ class ElasticConfig(PolicyConfig):
         eos_cut: decode nothing behind the first end of text that is committed.
         refresh_steps: recompute everything every so many steps whatever the drift. None: never;
             1 is vanilla.
+        mask_is_final: where the mask itself is predicted the position counts as decoded and stays a
+            mask (the authors' code); False: it stays a candidate, as in LLaDA's code.
     """
 
     gamma: float = 0.9
@@ -69,6 +71,7 @@ class ElasticConfig(PolicyConfig):
     similarity: str = "heads"
     eos_cut: bool = True
     refresh_steps: int | None = None
+    mask_is_final: bool = True
 
     def __post_init__(self) -> None:
         check_number("gamma", self.gamma, -1e6, 1e6)
@@ -83,6 +86,7 @@ def check_tracking(config) -> None:
     check_choice("similarity", config.similarity, SIMILARITIES)
     check_flag("eos_cut", config.eos_cut)
     check_interval("refresh_steps", config.refresh_steps, optional=True)
+    check_flag("mask_is_final", config.mask_is_final)
 
 
 @register_policy("elastic")
@@ -95,6 +99,10 @@ class Elastic(CachePolicy):
     @property
     def cuts_at_eos(self) -> bool:
         return self.config.eos_cut
+
+    @property
+    def mask_is_final(self) -> bool:
+        return self.config.mask_is_final
 
     def stack_spec(self, n_layers: int) -> StackSpec:
         config = self.config
@@ -155,4 +163,6 @@ class Elastic(CachePolicy):
 
     @classmethod
     def exact_config(cls) -> ElasticConfig:
-        return ElasticConfig(refresh_steps=1, window_length=None, eos_cut=False)
+        return ElasticConfig(
+            refresh_steps=1, window_length=None, eos_cut=False, mask_is_final=False
+        )

@@ -27,6 +27,7 @@ class CommitRule(ABC):
 
     code: ClassVar[int]  # the rule's number in ops.commit_
     ranked: ClassVar[bool] = False  # ranks by any score, not only by confidence
+    leaves_masks: ClassVar[bool] = False  # the mask as a token means: not at this step
 
     @property
     def value(self) -> float:
@@ -132,6 +133,7 @@ class Origin(CommitRule):
 
     steps_per_block: int
     code: ClassVar[int] = 0
+    leaves_masks: ClassVar[bool] = True
 
     def num_commit(self, step_in_block: int, block_masks: int, masks_left: int) -> int:
         """The probability in units of 2^-53; above the number of candidates of any step."""

@@ -17,7 +17,7 @@ from oracles.sequence import Record, Settings
 
 import dlmcache_cuda
 
-EXAMPLES = int(os.environ.get("DLMCACHE_TEST_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("DLMCACHE_TEST_EXAMPLES", "10"))
 SEEDS = [3, 2**33, 2**61 + 9]
 LENGTHS = [6, 1, 11]
 OPTIONS: dict[str, dict[str, Any]] = {

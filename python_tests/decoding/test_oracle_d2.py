@@ -16,7 +16,7 @@ from oracles.vanilla import decode_vanilla
 
 import dlmcache_cuda
 
-EXAMPLES = int(os.environ.get("DLMCACHE_TEST_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("DLMCACHE_TEST_EXAMPLES", "10"))
 SEEDS = [3, 2**33, 2**61 + 9]
 LENGTHS = [6, 1, 11]
 OPTIONS: dict[str, dict[str, Any]] = {

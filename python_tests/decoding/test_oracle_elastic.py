@@ -17,7 +17,7 @@ from oracles.vanilla import decode_vanilla
 
 import dlmcache_cuda
 
-EXAMPLES = int(os.environ.get("DLMCACHE_TEST_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("DLMCACHE_TEST_EXAMPLES", "10"))
 SEEDS = [3, 2**33, 2**61 + 9]
 LENGTHS = [6, 1, 11]
 # The similarities of random models: which layer fails first moves down as gamma grows.
@@ -51,11 +51,11 @@ def decode(pair, prompts, cache: Any, **options: Any) -> Any:
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", OPTIONS)
 def test_options(name, model):
-    """Each setting with two of the gammas, another two for each model."""
-    place = list(OPTIONS).index(name) + 2 * list(MODELS).index(model)
-    for gamma in (GAMMAS[place % len(GAMMAS)], GAMMAS[(place + 2) % len(GAMMAS)]):
-        pair = make_pair(model, 1 + place % 3)
-        check(pair, Settings(10, stop_at_eos=False), gamma=gamma, **OPTIONS[name])
+    """Each setting with another gamma for each model."""
+    place = 2 * list(OPTIONS).index(name) + list(MODELS).index(model)
+    gamma = GAMMAS[place % len(GAMMAS)]
+    pair = make_pair(model, 1 + place % 3)
+    check(pair, Settings(10, stop_at_eos=False), gamma=gamma, **OPTIONS[name])
 
 
 @pytest.mark.parametrize("model", ["llada-gqa", "dream"])
@@ -174,7 +174,12 @@ def test_refreshed_at_every_step_with_a_wide_window_equals_vanilla(commit, model
     vanilla = dlmcache_cuda.decode(pair.model, prompts, **options)
     for window in (12, None):
         cache = make_config(
-            "elastic", refresh_steps=1, window_length=window, eos_cut=False, gamma=0.9
+            "elastic",
+            refresh_steps=1,
+            window_length=window,
+            eos_cut=False,
+            gamma=0.9,
+            mask_is_final=False,
         )
         out = decode(pair, prompts, cache, **options)
         for a, b in zip(out.sequences, vanilla.sequences, strict=True):
@@ -187,13 +192,33 @@ def test_refreshed_at_every_step_with_a_wide_window_equals_vanilla(commit, model
 @pytest.mark.parametrize("commit", ["fixed", "threshold", "guided"])
 def test_the_oracle_refreshed_at_every_step_equals_the_vanilla_oracle(commit, model):
     pair = make_pair(model, 7)
-    options = ElasticOptions(refresh_steps=1, window_length=None, eos_cut=False)
+    options = ElasticOptions(
+        refresh_steps=1, window_length=None, eos_cut=False, mask_is_final=False
+    )
     decoding = Settings(8, **COMMITS[commit])
     prompt = random_prompts(7, [5])[0].tolist()
     record = decode_elastic(pair.plain, prompt, decoding, pair.ids, options)
     vanilla = decode_vanilla(pair.plain, prompt, decoding, pair.ids)
     assert (record.ids, record.commit_step) == (vanilla.ids, vanilla.commit_step)
     assert record.layer_rows == vanilla.layer_rows
+
+
+@pytest.mark.parametrize("mask_is_final", [True, False])
+def test_where_the_mask_is_predicted(mask_is_final):
+    """The authors' list of masks loses such a position; LLaDA's loop comes back to it."""
+    cache = make_config("elastic", window_length=3, gamma=0.9, mask_is_final=mask_is_final)
+    settings = Settings(10, stop_at_eos=False)
+    chosen = final = 0
+    for seed in range(6, 10):
+        pair = make_pair("llada", seed)
+        prompts = random_prompts(seed, LENGTHS)
+        for record in assert_equals_oracle(pair, prompts, settings, cache):
+            if record is not None:
+                chosen += record.masks_chosen
+                steps = zip(record.ids, record.commit_step, strict=True)
+                final += sum(token == pair.ids.mask and step >= 0 for token, step in steps)
+    assert chosen > 0
+    assert (final > 0) == mask_is_final
 
 
 def test_it_chooses_the_masks_itself():

@@ -29,6 +29,7 @@ class ComposedOptions:
     block_caching: bool = True
     similarity: str = "heads"
     eos_cut: bool = True
+    mask_is_final: bool = True
     delay_steps: int = 1
     max_update_ratio: float | None = 0.25  # None: all rows above the boundary
     min_update_ratio: float = 1 / 16

@@ -26,6 +26,7 @@ class ElasticOptions:
     similarity: str = "heads"
     eos_cut: bool = True
     refresh_steps: int | None = None
+    mask_is_final: bool = True
 
 
 @dataclass
@@ -168,6 +169,7 @@ def decode_windows(
     """
     commits: list[list[int]] = []
     cut = False
+    canvas.mask_is_final = options.mask_is_final
     for turn in canvas.turns():
         masked = canvas.masks(canvas.prompt_length, canvas.end)
         window = canvas.masks(canvas.prompt_length, turn.end)[: options.window_length]
@@ -192,9 +194,9 @@ def decode_windows(
         canvas.record.tracked.append(steps[0].tracked)
         answering = [p - canvas.shift for p in window]
         states = [h[0, [rows.index(row) for row in answering]] for rows, h, _ in outs]
-        before = list(canvas.tokens)
         canvas.decide(turn, answering, model.logits(torch.stack(states)))
-        commits.append([p for p in masked if canvas.tokens[p] != before[p]])
+        left = canvas.masks(canvas.prompt_length, canvas.length)
+        commits.append([p for p in masked if p not in left])
         ends = [p for p in commits[-1] if canvas.tokens[p] == canvas.ids.end[0]]
         if options.eos_cut and ends and not cut:
             cut, canvas.end = True, min(ends) + 1

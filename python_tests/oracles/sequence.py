@@ -148,6 +148,8 @@ class Canvas:
         self.step = 0
         self.stalled = 0
         self.stopped = False
+        self.mask_is_final = False  # Elastic-Cache: a position that got the mask is done
+        self.final_masks: set[int] = set()
         self.record = Record(
             commit_step=[-1] * settings.gen_length, log_confidence=[math.nan] * settings.gen_length
         )
@@ -160,7 +162,11 @@ class Canvas:
         return torch.tensor(rows)[:, begin:end]
 
     def masks(self, begin: int, end: int) -> list[int]:
-        return [p for p in range(begin, end) if self.tokens[p] == self.ids.mask]
+        return [
+            p
+            for p in range(begin, end)
+            if self.tokens[p] == self.ids.mask and p not in self.final_masks
+        ]
 
     @property
     def passes(self) -> int:
@@ -302,13 +308,16 @@ class Canvas:
             self.note(c.token_margin, 0)
             if c.token == self.ids.mask:
                 self.record.masks_chosen += 1  # LLaDA "commits" it: the position stays a mask
-                continue
+                if not self.mask_is_final:
+                    continue
+                self.final_masks.add(c.position)
             g = c.position - self.prompt_length
             self.tokens[c.position] = c.token
             self.record.commit_step[g] = self.step
             self.record.log_confidence[g] = c.log_confidence
         self.step += 1
-        self.stalled = self.stalled + 1 if all(c.token == self.ids.mask for c in chosen) else 0
+        nothing = not self.mask_is_final and all(c.token == self.ids.mask for c in chosen)
+        self.stalled = self.stalled + 1 if nothing else 0
         if self.settings.stop_at_eos and self.end_reached():
             self.record.stop_reason = "end_of_text"
             self.stopped = True
@@ -366,8 +375,9 @@ class Canvas:
             self.record.stop_reason = "end_of_text"
         end = self.end_position()
         if end is not None:
-            for p in self.masks(end, self.length):
-                self.tokens[p] = self.ids.pad
+            for p in range(end, self.length):
+                if self.tokens[p] == self.ids.mask:
+                    self.tokens[p] = self.ids.pad
         self.record.ids = self.tokens[self.prompt_length :]
         return self.record
 

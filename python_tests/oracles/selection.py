@@ -37,6 +37,8 @@ def most_moved(a: torch.Tensor, b: torch.Tensor, count: int) -> tuple[list[int],
     move at all, and rows of the same vectors (the same token in layer 0), are tied exactly: no
     rounding decides among them.
     """
+    if len(a) == 0:
+        return [], math.inf
     twin = first_equal(a, b).tolist()
     moved = distance(a, b)[twin].tolist()
     order = sorted(range(len(moved)), key=lambda row: (-moved[row], row))

@@ -34,6 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "prompt-often": {"prompt_interval_steps": 1, "gen_interval_steps": 5},
     "response-often": {"prompt_interval_steps": 6, "gen_interval_steps": 1},
     "frozen": {"transfer_ratio": 0, "prompt_interval_steps": 4, "gen_interval_steps": 3},
+    "less-than-commits": {"transfer_ratio": 0.1, "gen_interval_steps": 6},  # keys go stale
     "values-only": {"transfer_ratio": 0.05, "gen_interval_steps": 5},
     "all": {"transfer_ratio": 1.0, "gen_interval_steps": 9},
 }

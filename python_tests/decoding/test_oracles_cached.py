@@ -213,5 +213,7 @@ def test_distance_of_unit_vectors():
     found = distance(a, b)
     assert torch.allclose(found, torch.tensor([2**0.5, 0, 2**0.5, 2, 0], dtype=torch.float64))
     assert most_moved(a, b, 2) == ([0, 3], 0.0)  # rows 0 and 2 tie
-    assert most_moved(a, b, 4) == ([0, 1, 2, 3], float("inf"))  # so do 1 and 4, exactly
-    assert most_moved(a, b, 0)[0] == []
+    assert most_moved(a, b, 4) == ([0, 1, 2, 3], 2**0.5)  # 1 and 4 did not move
+    assert most_moved(a, b, 0) == most_moved(a[:0], b[:0], 2) == ([], float("inf"))
+    twins = [0, 3, 3, 0, 3]  # rows of the same vectors
+    assert most_moved(a[twins], b[twins], 2) == ([1, 2], 2 - 2**0.5)

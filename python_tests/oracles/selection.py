@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -23,16 +24,28 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return result
 
 
+def first_equal(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """For every row the first one with the same vectors in ``a`` and in ``b``."""
+    equal = [torch.cdist(x, x, p=math.inf) < EQUAL for x in (a, b)]
+    return (equal[0] & equal[1]).int().argmax(dim=1)
+
+
 def most_moved(a: torch.Tensor, b: torch.Tensor, count: int) -> tuple[list[int], float]:
     """The ``count`` rows of largest drift from ``b`` to ``a``, ascending; ties: the first.
 
-    Also how far, in distance, the last chosen row is from the first left one. Rows that did not
-    move at all are tied exactly; no rounding decides among them.
+    Also how far, in distance, a chosen row is at least from one that was left. Rows that did not
+    move at all, and rows of the same vectors (the same token in layer 0), are tied exactly: no
+    rounding decides among them.
     """
-    moved = distance(a, b).tolist()
+    if len(a) == 0:
+        return [], math.inf
+    twin = first_equal(a, b).tolist()
+    moved = distance(a, b)[twin].tolist()
     order = sorted(range(len(moved)), key=lambda row: (-moved[row], row))
     chosen, left = order[:count], order[count:]
-    gap = math.inf
-    if chosen and left and moved[chosen[-1]] > 0:
-        gap = moved[chosen[-1]] - moved[left[0]]
-    return sorted(chosen), gap
+    gaps = [
+        moved[one] - moved[other]
+        for one, other in itertools.product(chosen, left)
+        if moved[one] > 0 and twin[one] != twin[other]
+    ]
+    return sorted(chosen), min(gaps, default=math.inf)

@@ -303,7 +303,10 @@ def draw(lines: list[dict], path: Path) -> None:
         axis.set_xlabel("rows computed, % of vanilla")
         axis.set_ylabel("exact answers, %")
         axis.grid(alpha=0.3)
-    axes[0, -1].legend(fontsize=7, loc="lower right", title="o published, scaled   ^ least work")
+    axes[0, -1].legend(
+        fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5),
+        title="o published, scaled\n^ least work",
+    )  # fmt: skip
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
 

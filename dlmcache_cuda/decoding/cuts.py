@@ -39,7 +39,7 @@ def cut_at_eos(
 
 def pad_behind_end(
     canvas: Canvas, views: Sequence[SlotView | None], due: Sequence[bool], status: Tensor
-) -> tuple[Tensor, list[Cut | None]]:
+) -> list[Cut | None]:
     """SPA-Cache: what stands behind the first end token becomes padding, committed or not.
 
     Args:
@@ -55,7 +55,7 @@ def pad_behind_end(
     for slot, p in enumerate(first):
         if p >= 0:
             canvas.tokens[canvas.slot_range(slot, p + 1, lengths[slot])] = canvas.pad_id
-    return status, _cuts(canvas, views, first)
+    return _cuts(canvas, views, first)
 
 
 def _cuts(

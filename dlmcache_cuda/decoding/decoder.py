@@ -147,7 +147,7 @@ class Decoder:
                 self.sampler.rule.code,
                 self.sampler.rule.value,
             )
-            status, cuts = self._cut(views, masked, status)
+            cuts = self._cut(views, masked, status)
             canvas.mirror()
             self._tell_policy(step, plan, result, rows.predicted, prediction)
         with self.timer.phase("readback"):
@@ -274,22 +274,20 @@ class Decoder:
                 return score
         return self.sampler.score(prediction, candidates, control.seeds, control.steps)
 
-    def _cut(
-        self, views: Sequence, masked_before: Tensor, status: Tensor
-    ) -> tuple[Tensor, list[Cut | None]]:
+    def _cut(self, views: Sequence, masked_before: Tensor, status: Tensor) -> list[Cut | None]:
         """Ends sequences early where the policy's method does."""
         nothing = [None] * len(self.slots)
         if self.policy.cuts_at_eos and self.policy.frame.end_token_id is not None:
             fresh = [slot is not None and not slot.was_cut for slot in self.slots]
             if any(fresh):
-                return status, cut_at_eos(
+                return cut_at_eos(
                     self.canvas, views, fresh, masked_before, self.policy.frame.end_token_id
                 )
         elif self.policy.pad_steps is not None:
             due = [v is not None and (v.step + 1) % self.policy.pad_steps == 0 for v in views]
             if any(due):
                 return pad_behind_end(self.canvas, views, due, status)
-        return status, nothing
+        return nothing
 
     def _tell_policy(
         self,

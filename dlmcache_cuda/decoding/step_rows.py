@@ -48,7 +48,7 @@ class StepRows:
             counted["entering"] = active.sum(1)
             if not random_order:
                 flags = step.masked & active[: canvas.num_slots].roll(self._shift, 1).flatten()
-        first = step.lengths - step.lengths if whole else control.candidates_begin
+        first = torch.zeros_like(step.lengths) if whole else control.candidates_begin
         last = step.lengths if whole else control.block_end
         if (marked or whole) and not random_order:
             counted["predicted"] = self._count(flags, first, last)

@@ -26,7 +26,6 @@ def cacheable_rows(step: StepView, frame: Frame, shift_type: str) -> Tensor:
     if frame.shift == 0:
         return decoded.flatten()
     following = decoded.roll(-1, dims=1)
-    lengths = [0 if view is None else view.length for view in step.slots]
     rows = (
         following.clone()
         if shift_type == "un"
@@ -37,7 +36,7 @@ def cacheable_rows(step: StepView, frame: Frame, shift_type: str) -> Tensor:
     for slot, view in enumerate(step.slots):
         if view is None:
             continue
-        last = lengths[slot] - 1
+        last = view.length - 1
         if shift_type != "right":
             first_decoded = decoded[slot, 0]
             rows[slot, last] = (

@@ -15,16 +15,16 @@ from dlmcache_cuda import ops
 class RowList:
     """Rows of several slots, packed: the unit of work of one forward.
 
-    The counts stand on the host too, so that a forward can choose its kernels and slice its
-    buffers without reading device memory.
+    Where the counts stand on the host too, a forward can choose its kernels and slice its buffers
+    by them without reading device memory.
     """
 
     row_index: Tensor
     """``[R]`` int64 flat rows (slot * capacity + position), ascending; -1 behind the used ones."""
     cu_rows: Tensor
     """``[S + 1]`` int64: slot s has the entries ``cu_rows[s]`` to ``cu_rows[s + 1]`` - 1."""
-    counts: tuple[int, ...]
-    """Number of rows of each slot, S of them."""
+    counts: tuple[int, ...] | None
+    """Number of rows of each slot, S of them; None where only the device knows."""
     capacity: int
     """Positions of a slot."""
 
@@ -62,11 +62,11 @@ class RowList:
         return cls(row_index, cu_rows, counts, capacity)
 
     @property
-    def num_rows(self) -> int:
-        """Rows in use, all slots together."""
-        return sum(self.counts)
+    def max_rows(self) -> int:
+        """Entries of the list, used or not."""
+        return self.row_index.numel()
 
     @property
     def num_slots(self) -> int:
         """Slots, whether or not they have rows."""
-        return len(self.counts)
+        return self.cu_rows.numel() - 1

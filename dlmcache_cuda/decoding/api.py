@@ -41,6 +41,7 @@ def decode(
     seed: int | Sequence[int] | None = None,
     callback: Callable[[StepEvent], None] | None = None,
     trace: bool = False,
+    cuda_graphs: bool | None = None,
     logits_eos_inf: bool = False,
     confidence_eos_eot_inf: bool = False,
     batch_size: int | None = None,
@@ -96,6 +97,10 @@ def decode(
             default generator). A sequence's numbers depend on its own seed only.
         callback: called with a :class:`StepEvent` after every step. Its exceptions end the call.
         trace: record for every step which rows each layer computed; see :class:`StepTrace`.
+        cuda_graphs: capture steps that reuse the cache as CUDA graphs and replay them. The tokens
+            are the same; False is for debugging. Default: on a CUDA device. Steps that are traced,
+            that refresh, or of a policy that reads the device between steps (``d2``,
+            ``dkv-greedy``) are not captured.
         logits_eos_inf: never predict the end-of-text token.
         confidence_eos_eot_inf: give end tokens confidence 0, so that they are committed last.
         batch_size: sequences in flight; others wait and take the slots of those that ended.
@@ -131,6 +136,7 @@ def decode(
         stop_at_eos=stop_at_eos,
         callback=callback,
         trace=trace,
+        cuda_graphs=cuda_graphs,
         logits_eos_inf=logits_eos_inf,
         confidence_eos_eot_inf=confidence_eos_eot_inf,
     )

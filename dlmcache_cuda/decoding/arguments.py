@@ -38,6 +38,7 @@ class DecodeSettings:
     stop_at_eos: bool
     callback: Callable[[Any], None] | None = None
     trace: bool = False
+    cuda_graphs: bool = False
 
     @property
     def num_blocks(self) -> int:
@@ -66,6 +67,17 @@ def _flag(name: str, value: Any) -> bool:
     return value
 
 
+def _cuda_graphs(model: Llada, value: bool | None) -> bool:
+    on_cuda = model.device.type == "cuda"
+    if value is None:
+        return on_cuda
+    if _flag("cuda_graphs", value) and not on_cuda:
+        raise ValueError(
+            f"cuda_graphs=True needs a model on a CUDA device, got one on {model.device}"
+        )
+    return value
+
+
 def check_settings(
     model: Llada,
     policy: CachePolicy,
@@ -86,6 +98,7 @@ def check_settings(
     stop_at_eos: bool,
     callback: Callable[[Any], None] | None,
     trace: bool,
+    cuda_graphs: bool | None,
     logits_eos_inf: bool,
     confidence_eos_eot_inf: bool,
 ) -> DecodeSettings:
@@ -151,6 +164,7 @@ def check_settings(
         _flag("stop_at_eos", stop_at_eos),
         callback,
         _flag("trace", trace),
+        _cuda_graphs(model, cuda_graphs),
     )
 
 

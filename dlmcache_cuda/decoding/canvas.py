@@ -1,4 +1,4 @@
-"""The device buffers of a decoder: canvases, caches and the control block of a step."""
+"""The device buffers of a decoder: canvases and caches."""
 
 from __future__ import annotations
 
@@ -72,6 +72,10 @@ class Canvas:
         """What holds for the slots, for all slots of the network."""
         return list(values) * (2 if self.guided else 1)
 
+    def twins(self, values: Tensor) -> Tensor:
+        """The same for a vector on the device, one or more entries per slot."""
+        return values.repeat(2) if self.guided else values
+
     def masked(self) -> Tensor:
         """``[num_slots * capacity]`` bool: masks of the generation regions."""
         return (self.tokens == self.mask_id) & ~self.is_prompt
@@ -94,34 +98,3 @@ class Canvas:
             twins.copy_(self.network_tokens[: self.tokens.numel()]).masked_fill_(
                 self.is_prompt, self.mask_id
             )
-
-
-class StepControl:
-    """What the host tells the device for one step: one small copy, cut into named vectors."""
-
-    __slots__ = (
-        "seeds",
-        "steps",
-        "num_commit",
-        "candidates_begin",
-        "block_end",
-        "spans",
-        "kv_lens",
-    )
-
-    def __init__(
-        self, columns: Sequence[Sequence[int]], kv_lens: Sequence[int], device: torch.device
-    ) -> None:
-        """``columns``, one entry per slot each: seed, step, num_commit, first position that may be
-        committed, then the spans: begin and end of the generation region, begin and end of the
-        block. ``kv_lens``: number of keys of every slot of the network."""
-        seeds, steps, num_commit, candidates_begin, *spans = columns
-        flat = [*seeds, *steps, *num_commit, *candidates_begin, *spans[3]]
-        flat += [value for row in zip(*spans, strict=True) for value in row]
-        flat += kv_lens
-        slots = len(seeds)
-        block = torch.tensor(flat, dtype=torch.int64).to(device, non_blocking=True)
-        vectors, spans_, self.kv_lens = block.split([5 * slots, 4 * slots, len(kv_lens)])
-        vectors = vectors.view(5, slots)
-        self.seeds, self.steps, self.num_commit, self.candidates_begin, self.block_end = vectors
-        self.spans = spans_.view(slots, 4)

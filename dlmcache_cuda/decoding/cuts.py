@@ -1,77 +1,75 @@
-"""Early ends that a method prescribes: nothing behind an end of text is decoded any more."""
+"""Early ends that a method prescribes: nothing behind an end of text is decoded any more.
+
+All of it happens on the device; where a sequence was cut, and the masks that are left before that,
+are part of what a step reports.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from dlmcache_cuda.decoding.canvas import Canvas
+from dlmcache_cuda.decoding.control import StepControl
 from dlmcache_cuda.decoding.slots import Cut
-from dlmcache_cuda.policies import SlotView
+
+NUM_COLUMNS = 4
 
 
 def cut_at_eos(
-    canvas: Canvas,
-    views: Sequence[SlotView | None],
-    fresh: Sequence[bool],
-    masked_before: Tensor,
-    end_token_id: int,
-) -> list[Cut | None]:
+    canvas: Canvas, control: StepControl, masked_before: Tensor, end_token_id: int
+) -> Tensor:
     """Elastic-Cache: the first end of text that a step commits ends its sequence there, once.
 
     Masks behind it stay masks and are still attended to.
 
     Args:
         canvas: after the commit.
-        views: the slots as they were before the step.
-        fresh: slots that have not been cut yet.
+        control: its ``may_cut`` tells the slots that have not been cut yet.
         masked_before: ``[S * capacity]`` bool, masks before the commit.
         end_token_id: the token that ends a text.
+
+    Returns:
+        ``[S, 4]`` int64, for :func:`read_cut`.
     """
     shape = (canvas.num_slots, canvas.capacity)
     ends = (masked_before & (canvas.tokens == end_token_id)).view(shape)
-    first = torch.where(ends.any(1), ends.int().argmax(1), -1)
-    first = [p if fresh[slot] else -1 for slot, p in enumerate(first.tolist())]
-    return _cuts(canvas, views, first)
+    cut = ends.any(1) & (control.loop.may_cut > 0)
+    return _columns(canvas, control, ends.int().argmax(1).masked_fill(~cut, -1))
 
 
-def pad_behind_end(
-    canvas: Canvas, views: Sequence[SlotView | None], due: Sequence[bool], status: Tensor
-) -> list[Cut | None]:
+def pad_behind_end(canvas: Canvas, control: StepControl, status: Tensor) -> Tensor:
     """SPA-Cache: what stands behind the first end token becomes padding, committed or not.
 
     Args:
         canvas: after the commit; changed.
-        views: the slots as they were before the step.
-        due: slots whose turn it is.
+        control: its ``pads`` tells the slots whose turn it is.
         status: ``[S, 5]`` of ``ops.commit_``; column 3 is the first end token.
+
+    Returns:
+        ``[S, 4]`` int64, for :func:`read_cut`.
     """
-    lengths = [0 if view is None else view.length for view in views]
-    first = [
-        p if due[slot] and p < lengths[slot] else -1 for slot, p in enumerate(status[:, 3].tolist())
-    ]
-    for slot, p in enumerate(first):
-        if p >= 0:
-            canvas.tokens[canvas.slot_range(slot, p + 1, lengths[slot])] = canvas.pad_id
-    return _cuts(canvas, views, first)
+    columns, first = control.columns, status[:, 3]
+    cut = (control.loop.pads > 0) & (first < columns.length)
+    positions = torch.arange(canvas.capacity, device=first.device)
+    behind = (positions > first[:, None]) & (positions < columns.length[:, None]) & cut[:, None]
+    canvas.tokens.masked_fill_(behind.flatten(), canvas.pad_id)
+    return _columns(canvas, control, first.masked_fill(~cut, -1))
 
 
-def _cuts(
-    canvas: Canvas, views: Sequence[SlotView | None], last: Sequence[int]
-) -> list[Cut | None]:
-    """Cuts behind the positions ``last`` (-1: none), with the masks that are left."""
-    if all(p < 0 for p in last):
-        return [None] * len(last)
-    masked = canvas.masked().view(canvas.num_slots, canvas.capacity).cpu()
-    cuts: list[Cut | None] = []
-    for slot, (view, p) in enumerate(zip(views, last, strict=True)):
-        if view is None or p < 0:
-            cuts.append(None)
-            continue
-        left = masked[slot, : p + 1]
-        behind = int(left[: view.block_begin].sum())
-        block = int(left[view.block_begin : view.block_end].sum())
-        cuts.append(Cut(p + 1, behind, block, int(left.sum())))
-    return cuts
+def _columns(canvas: Canvas, control: StepControl, last: Tensor) -> Tensor:
+    """The last position that is decoded (-1: no cut), and the masks up to it: behind the block, in
+    the block, and in all."""
+    columns = control.columns
+    positions = torch.arange(canvas.capacity, device=last.device)
+    left = canvas.masked().view(canvas.num_slots, -1) & (positions <= last[:, None])
+    behind = left & (positions < columns.block_begin[:, None])
+    ahead = left & (positions >= columns.block_end[:, None])
+    behind, ahead, left = behind.sum(1), ahead.sum(1), left.sum(1)
+    return torch.stack((last, behind, left - behind - ahead, left), dim=1)
+
+
+def read_cut(numbers: list[int]) -> Cut | None:
+    """What a slot's four numbers say."""
+    last, behind, block, left = numbers
+    return None if last < 0 else Cut(last + 1, behind, block, left)

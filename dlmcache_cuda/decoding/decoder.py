@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,19 +11,29 @@ from torch import Tensor
 from dlmcache_cuda import ops
 from dlmcache_cuda.cache import RowList
 from dlmcache_cuda.decoding.arguments import DecodeSettings
-from dlmcache_cuda.decoding.canvas import Canvas, StepControl
-from dlmcache_cuda.decoding.cuts import cut_at_eos, pad_behind_end
+from dlmcache_cuda.decoding.canvas import Canvas
+from dlmcache_cuda.decoding.control import (
+    FREE_SLOT,
+    NO_LIMIT,
+    ControlBlock,
+    StepControl,
+    due_rows,
+    flatten,
+    slot_numbers,
+)
 from dlmcache_cuda.decoding.events import SequenceUpdate, StepEvent
+from dlmcache_cuda.decoding.graphs import StepGraphs
 from dlmcache_cuda.decoding.output import DecodedSequence
 from dlmcache_cuda.decoding.phases import PhaseTimer
-from dlmcache_cuda.decoding.slots import Cut, Slot, SlotStatus
-from dlmcache_cuda.decoding.step_rows import StepRows
-from dlmcache_cuda.decoding.trace import StepTrace
-from dlmcache_cuda.model import Llada, Prediction
-from dlmcache_cuda.model.attention import KeyLengths
-from dlmcache_cuda.policies import CachePolicy, Frame, StepPlan, StepResult, StepView
+from dlmcache_cuda.decoding.slots import Slot, SlotStatus
+from dlmcache_cuda.decoding.step_outcome import StepOutcome
+from dlmcache_cuda.decoding.step_program import StepProgram
+from dlmcache_cuda.decoding.step_shape import StepShape
+from dlmcache_cuda.decoding.trace import step_traces
+from dlmcache_cuda.model import Llada
+from dlmcache_cuda.policies import IDLE, CachePolicy, Frame, StepPlan, StepView
 from dlmcache_cuda.samplers.sampler import RANDOM_ORDER_STREAM
-from dlmcache_cuda.stack import Stack, StackResult, StackStep
+from dlmcache_cuda.stack import BudgetPlan, SlotRows, Stack, plan_budgets
 
 
 class Decoder:
@@ -79,9 +90,25 @@ class Decoder:
             self.canvas.cache,
             record=settings.trace,
         )
-        self._end_ids = torch.tensor(model.end_token_ids, dtype=torch.int64, device=device)
-        self._suppress_ids = _id_tensor(self.sampler.suppress_ids, device)
-        self._confidence_suppress_ids = _id_tensor(self.sampler.confidence_suppress_ids, device)
+        self.random_order = self.sampler.remasking == "random_order"
+        # Guidance needs both twins of a slot at once, so that nothing can be guessed for one.
+        guesses = self.stack.spec.tracking is not None and self.sampler.cfg_scale > 0
+        self.exact = policy.reads_device or guesses or not reads_nothing(device)
+        self.graphs: StepGraphs | None = None
+        if device.type == "cuda" and settings.cuda_graphs and not self.exact and not settings.trace:
+            self.graphs = StepGraphs(device, self.timer)
+        self._block = ControlBlock.of_slots(
+            device,
+            num_slots,
+            self.canvas.network_slots // num_slots,
+            model.config.n_layers,
+            settings.gen_length,
+        )
+        # Graphs know the table by its address: it must outlive them.
+        self._cos_sin = model.cos_sin(capacity)
+        self.end_ids = torch.tensor(model.end_token_ids, dtype=torch.int64, device=device)
+        self.suppress_ids = _id_tensor(self.sampler.suppress_ids, device)
+        self.confidence_suppress_ids = _id_tensor(self.sampler.confidence_suppress_ids, device)
 
     @property
     def idle(self) -> bool:
@@ -112,53 +139,135 @@ class Decoder:
     @torch.no_grad()
     def step(self) -> dict[int, DecodedSequence]:
         """One forward and one commit for every sequence in flight; returns those that ended."""
-        canvas = self.canvas
         with self.timer.phase("plan"):
             self._draw_orders()
-            views = [None if slot is None else slot.view() for slot in self.slots]
-            lengths = [0 if view is None else view.length for view in views]
-            masked = canvas.masked()
-            step = StepView(views, masked, torch.tensor(lengths).to(masked.device))
+            step = StepView([None if slot is None else slot.view() for slot in self.slots])
+            if self.policy.reads_device:
+                step.masked = self.canvas.masked()
             plan = self.policy.plan(step)
-            control = self._control(plan, lengths)
-            rows = StepRows(self, step, plan, control)
-        with self.timer.phase("network"):
-            result = self._run_stack(step, plan, rows, control, lengths)
-        with self.timer.phase("head"):
-            places = rows.places(result.rows)
-            prediction = self._predict(result, rows.predicted, places, control)
-        with self.timer.phase("commit"):
-            candidates, committable = rows.committable(prediction)
-            committed, status = ops.commit_(
-                canvas.tokens,
-                canvas.commit_step,
-                canvas.log_confidence,
-                candidates.row_index,
-                candidates.cu_rows,
-                self._final(committable.token),
-                committable.log_confidence,
-                self._score(step, candidates, committable, control),
-                control.num_commit,
-                control.steps,
-                control.spans,
-                self._end_ids,
-                canvas.mask_id,
-                canvas.capacity,
-                self.sampler.rule.code,
-                self.sampler.rule.value,
-            )
-            cuts = self._cut(views, masked, status)
-            canvas.mirror()
-            self._tell_policy(step, plan, result, rows.predicted, prediction)
-        with self.timer.phase("readback"):
-            statuses = [SlotStatus(*row) for row in status.tolist()]
+        outcome = self._run(step, plan)
+        wrong = outcome.guessed_wrong(self.exact, self.model.config.n_layers)
+        if any(bound is not None for bound in wrong):
+            outcome.add(self._run(*_of_slots(step, plan, wrong), wrong), wrong)
         self.forwards += 1
-        return self._advance(plan, result, statuses, cuts, candidates, committed)
+        return self._advance(plan, outcome)
 
-    def _final(self, token: Tensor) -> Tensor:
-        """Tokens to commit, with a stand-in for masks where these are final."""
-        final = self.canvas.final_mask_id
-        return token if final is None else token.masked_fill(token == self.canvas.mask_id, final)
+    def _run(
+        self, step: StepView, plan: StepPlan, boundary: Sequence[int | None] | None = None
+    ) -> StepOutcome:
+        """Computes a step and reads what it reports: the one time that the host waits for the
+        device, unless the step is exact.
+
+        Args:
+            boundary: the step goes on where a guess was wrong, see :class:`StackStep`.
+        """
+        with self.timer.phase("plan"):
+            slots = self._slot_rows(step, plan)
+            budgets = self._plan_budgets(slots, boundary)
+            shape = self._shape(step, plan, slots, budgets, resumes=boundary is not None)
+            captures = self.graphs is not None and self._may_capture(plan, boundary)
+            if captures:
+                shape = shape.rounded()
+            control = self._upload(step, plan, budgets, shape)
+        program = StepProgram(self, step, plan, control, shape, budgets, boundary)
+        output = self.graphs.run(shape, program.run) if captures else program.run()
+        with self.timer.phase("readback"):
+            report = output.report.tolist()
+        return StepOutcome.read(output, report, len(self.slots), shape)
+
+    def _slot_rows(self, step: StepView, plan: StepPlan) -> list[SlotRows]:
+        """What every slot of the network brings to its layers."""
+        slots = []
+        for view, chosen in zip(step.slots, plan.slots, strict=True):
+            if view is None:
+                slots.append(SlotRows(chosen, 0, 0, 0, 0))
+                continue
+            rows = chosen.end - chosen.begin
+            if chosen.marked:
+                rows = self.policy.max_rows(view, chosen)
+            forced = self.policy.max_forced(view, chosen)
+            slots.append(SlotRows(chosen, view.gen_length, view.length, rows, forced))
+        return self.canvas.twinned(slots)
+
+    def _plan_budgets(
+        self, slots: Sequence[SlotRows], boundary: Sequence[int | None] | None
+    ) -> BudgetPlan | None:
+        """Where the host can know them before the step: not where an exact step tests drift."""
+        spec = self.stack.spec
+        if spec.selection is None or (self.exact and spec.tracking is not None):
+            return None
+        if boundary is not None:
+            slots = [replace(slot, carried=0) for slot in slots]
+        return plan_budgets(spec.selection, self.model.config.n_layers, slots, boundary)
+
+    def _shape(
+        self,
+        step: StepView,
+        plan: StepPlan,
+        slots: Sequence[SlotRows],
+        budgets: BudgetPlan | None,
+        resumes: bool,
+    ) -> StepShape:
+        marked = any(slot.marked for slot in plan.slots)
+        counts = tuple(0 if resumes else slot.carried for slot in slots)
+        entering, predicted = sum(counts), None
+        whole = self.policy.head_scope == "all"
+        if self.random_order:
+            predicted = sum(len(view.due) for view in step.slots if view is not None)
+        elif not whole and not (marked and self.exact):
+            predicted = sum(
+                min(
+                    slot.num_candidates(chosen),
+                    NO_LIMIT if chosen.window is None else chosen.window,
+                )
+                for slot, view, chosen in zip(self.slots, step.slots, plan.slots, strict=True)
+                if view is not None
+            )
+        if marked and not resumes:
+            counts = None
+            entering = None if self.exact else entering
+        return StepShape(
+            entering=entering,
+            counts=counts,
+            predicted=predicted,
+            window=plan.window_rows,
+            budgets=None if budgets is None else tuple(budgets.sizes),
+            marked=marked,
+            limited=any(slot.window is not None for slot in plan.slots),
+            sliced=any(slot.slice_shift for slot in plan.slots),
+            tested=any(slot.tested for slot in plan.slots) and not resumes,
+            cuts=any(self._may_cut(slot) or self._pads(slot) for slot in self.slots),
+            resumes=resumes,
+        )
+
+    def _may_capture(self, plan: StepPlan, boundary: Sequence[int | None] | None) -> bool:
+        """Refreshes compute so much that launching kernels one by one costs nothing; their row
+        counts, which choose dense attention, would make every graph one of a kind."""
+        return boundary is None and not any(slot.refresh for slot in plan.slots)
+
+    def _may_cut(self, slot: Slot | None) -> bool:
+        cuts = self.policy.cuts_at_eos and self.policy.frame.end_token_id is not None
+        return cuts and slot is not None and not slot.was_cut
+
+    def _pads(self, slot: Slot | None) -> bool:
+        every = self.policy.pad_steps
+        return every is not None and slot is not None and (slot.step + 1) % every == 0
+
+    def _upload(
+        self, step: StepView, plan: StepPlan, budgets: BudgetPlan | None, shape: StepShape
+    ) -> StepControl:
+        numbers = [
+            FREE_SLOT
+            if view is None
+            else slot_numbers(slot, chosen, self._may_cut(slot), self._pads(slot))
+            for slot, view, chosen in zip(self.slots, step.slots, plan.slots, strict=True)
+        ]
+        extra = [] if budgets is None else [n for layer in budgets.rows for n in layer]
+        if self.random_order:
+            extra += due_rows(step.slots, self.canvas.capacity, shape.predicted)
+        copies = self.canvas.network_slots // self.canvas.num_slots
+        block = self._block.upload(flatten(numbers, copies, extra))
+        return StepControl(block, len(numbers), copies)
 
     def _draw_orders(self) -> None:
         """Random order: draws the order of the blocks that begin."""
@@ -187,142 +296,9 @@ class Decoder:
             order = numbers[place].argsort(descending=True, stable=True)
             slot.order = (order + slot.block_begin).tolist()
 
-    def _control(self, plan: StepPlan, lengths: Sequence[int]) -> StepControl:
-        columns = [
-            (0,) * 8
-            if slot is None
-            else (
-                slot.seed,
-                slot.step,
-                slot.num_commit,
-                slot.candidates_begin(slot_plan),
-                slot.prompt_length,
-                slot.length,
-                slot.block_begin,
-                slot.block_end,
-            )
-            for slot, slot_plan in zip(self.slots, plan.slots, strict=True)
-        ]
-        keys = self.canvas.twinned(lengths)
-        return StepControl(list(zip(*columns, strict=True)), keys, self.model.device)
-
-    def _run_stack(
-        self,
-        step: StepView,
-        plan: StepPlan,
-        rows: StepRows,
-        control: StepControl,
-        lengths: Sequence[int],
-    ) -> StackResult:
-        canvas = self.canvas
-        spec = self.stack.spec
-        gen_lengths = [0 if view is None else view.gen_length for view in step.slots]
-        return self.stack.run(
-            StackStep(
-                tokens=canvas.network_tokens,
-                rows=rows.entering,
-                key_lengths=KeyLengths(control.kv_lens, tuple(canvas.twinned(lengths))),
-                plans=canvas.twinned(plan.slots),
-                gen_lengths=canvas.twinned(gen_lengths),
-                forced=plan.forced,
-                forced_counts=rows.forced_counts,
-                window=plan.window,
-                masked=self._masked_to_end(step) if spec.tracking else None,
-            )
-        )
-
-    def _masked_to_end(self, step: StepView) -> Tensor:
-        """Masks that will be decoded, of all slots of the network. Those behind an early end are
-        keys like any other."""
-        ends = [0 if view is None else view.end for view in step.slots]
-        masked = step.masked
-        if any(view is not None and view.end < view.length for view in step.slots):
-            bounds = torch.tensor(ends).to(masked.device)
-            positions = torch.arange(self.canvas.capacity, device=masked.device)
-            masked = (masked.view(len(ends), -1) & (positions < bounds[:, None])).flatten()
-        return self.policy.frame.twinned(masked)
-
-    def _predict(
-        self, result: StackResult, predicted: RowList, places: Tensor, control: StepControl
-    ) -> Prediction:
-        guided = self.canvas.guided
-        return self.sampler.predict(
-            self.model,
-            result.hidden,
-            places,
-            predicted,
-            control.seeds,
-            control.steps,
-            control.num_commit,
-            uncond_places=self._twin_places(result.rows, predicted) if guided else None,
-            suppress_ids=self._suppress_ids,
-            confidence_suppress_ids=self._confidence_suppress_ids,
-        )
-
-    def _twin_places(self, rows: RowList, predicted: RowList) -> Tensor:
-        offset = self.canvas.tokens.numel() - self.model.shift
-        twins = torch.where(predicted.row_index < 0, -1, predicted.row_index + offset)
-        return ops.find_rows(rows.row_index, rows.cu_rows, twins, rows.capacity)
-
-    def _score(
-        self, step: StepView, candidates: RowList, prediction: Prediction, control: StepControl
-    ) -> Tensor | None:
-        """What ranks the candidates; None: their confidence."""
-        if self.sampler.ranks_by_confidence:
-            score = self.policy.score(step, candidates.row_index, prediction.log_confidence)
-            if score is not None:
-                return score
-        return self.sampler.score(prediction, candidates, control.seeds, control.steps)
-
-    def _cut(self, views: Sequence, masked_before: Tensor, status: Tensor) -> list[Cut | None]:
-        """Ends sequences early where the policy's method does."""
-        nothing = [None] * len(self.slots)
-        if self.policy.cuts_at_eos and self.policy.frame.end_token_id is not None:
-            fresh = [slot is not None and not slot.was_cut for slot in self.slots]
-            if any(fresh):
-                return cut_at_eos(
-                    self.canvas, views, fresh, masked_before, self.policy.frame.end_token_id
-                )
-        elif self.policy.pad_steps is not None:
-            due = [v is not None and (v.step + 1) % self.policy.pad_steps == 0 for v in views]
-            if any(due):
-                return pad_behind_end(self.canvas, views, due, status)
-        return nothing
-
-    def _tell_policy(
-        self,
-        step: StepView,
-        plan: StepPlan,
-        result: StackResult,
-        predicted: RowList,
-        prediction: Prediction,
-    ) -> None:
-        masked = self.canvas.masked()
-        self.policy.after_commit(
-            StepResult(
-                slots=step.slots,
-                plan=plan,
-                tokens=self.canvas.tokens,
-                masked_before=step.masked,
-                masked=masked,
-                newly=step.masked & ~masked,
-                candidates=predicted.row_index,
-                log_confidence=prediction.log_confidence,
-                tracked=result.tracked,
-                importance=result.importance,
-            )
-        )
-
-    def _advance(
-        self,
-        plan: StepPlan,
-        result: StackResult,
-        statuses: Sequence[SlotStatus],
-        cuts: Sequence[Cut | None],
-        candidates: RowList,
-        committed: Tensor,
-    ) -> dict[int, DecodedSequence]:
+    def _advance(self, plan: StepPlan, outcome: StepOutcome) -> dict[int, DecodedSequence]:
         active = [(place, slot) for place, slot in enumerate(self.slots) if slot is not None]
+        statuses = outcome.statuses
         for place, slot in active:
             if statuses[place].invalid:
                 raise FloatingPointError(
@@ -331,16 +307,19 @@ class Decoder:
                     "positions; check the weights and the dtype"
                 )
         if self.settings.trace:
-            self._trace(plan, result, active)
+            traces = step_traces(outcome, self.canvas.capacity, self.model.config.n_layers, plan)
+            for place, slot in active:
+                slot.trace.append(traces[place])
         reasons: dict[int, str | None] = {}
         for place, slot in active:
-            slot.computed += result.computed[place]
+            slot.computed += outcome.computed[place]
             if self.canvas.guided:
-                slot.computed += result.computed[place + len(self.slots)]
+                slot.computed += outcome.computed[place + len(self.slots)]
             slot.refreshes += plan.slots[place].refresh
-            reasons[place] = slot.advance(statuses[place], self.settings.stop_at_eos, cuts[place])
+            stop_at_eos = self.settings.stop_at_eos
+            reasons[place] = slot.advance(statuses[place], stop_at_eos, outcome.cuts[place])
         if self.settings.callback is not None:
-            self._report(active, reasons, result, candidates, committed)
+            self._report(active, reasons, outcome)
         finished = {}
         for place, slot in active:
             reason = reasons[place]
@@ -349,27 +328,8 @@ class Decoder:
                 self.slots[place] = None
         return finished
 
-    def _trace(self, plan: StepPlan, result: StackResult, active) -> None:
-        capacity = self.canvas.capacity
-        layers = [(rows.row_index.cpu(), rows.cu_rows.tolist(), rows) for rows in result.layer_rows]
-        for place, slot in active:
-            rows = tuple(
-                index[bounds[place] : bounds[place + 1]] - place * capacity
-                for index, bounds, _ in layers
-            )
-            slot.trace.append(
-                StepTrace(
-                    rows,
-                    plan.slots[place].refresh,
-                    result.boundaries[place],
-                    tuple(result.similarities[place]),
-                )
-            )
-
-    def _report(
-        self, active, reasons, result: StackResult, candidates: RowList, committed: Tensor
-    ) -> None:
-        rows = candidates.row_index[committed].cpu()
+    def _report(self, active, reasons, outcome: StepOutcome) -> None:
+        rows = torch.cat(outcome.committed_rows())
         layers = self.model.config.n_layers
         updates = []
         for place, slot in active:
@@ -381,7 +341,7 @@ class Decoder:
                     slot.step - 1,
                     self.canvas.ids(generated),
                     mine - generated.start,
-                    result.computed[place] / layers,
+                    outcome.computed[place] / layers,
                     reasons[place],
                 )
             )
@@ -412,6 +372,20 @@ class Decoder:
             stop_reason=reason,
             trace=slot.trace if self.settings.trace else None,
         )
+
+
+def reads_nothing(device: torch.device) -> bool:
+    """Whether steps leave the device alone until they are over: where asking it is not free."""
+    return device.type == "cuda"
+
+
+def _of_slots(
+    step: StepView, plan: StepPlan, wanted: Sequence[int | None]
+) -> tuple[StepView, StepPlan]:
+    """The same step for the slots that have a number there."""
+    views = [None if bound is None else v for v, bound in zip(step.slots, wanted, strict=True)]
+    slots = [IDLE if bound is None else p for p, bound in zip(plan.slots, wanted, strict=True)]
+    return StepView(views), StepPlan(slots, window_rows=plan.window_rows)
 
 
 def _id_tensor(ids: Sequence[int], device: torch.device) -> Tensor | None:

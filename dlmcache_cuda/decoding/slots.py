@@ -63,6 +63,7 @@ class Slot:
     stalled: int = 0
     computed: int = 0  # rows computed, summed over layers
     refreshes: int = 0
+    commits: list[int] = field(default_factory=list)  # of each step so far
     order: list[int] = field(default_factory=list)  # random order: the block's positions
     trace: list[StepTrace] = field(default_factory=list)
 
@@ -131,6 +132,7 @@ class Slot:
             num_masks=self.masks_behind + self.masks_left,
             end=self.end,
             masks_to_end=self.masks_to_end,
+            commits=self.commits,
             due=self.due(self.step_in_block),
             due_before=self.due(self.step_in_block - 1),
         )
@@ -142,6 +144,7 @@ class Slot:
         self.masks_behind += self.masks_left - status.block_masks - status.committed
         self.masks_left = status.block_masks
         self.masks_to_end -= status.committed
+        self.commits.append(status.committed)
         if cut is not None:
             self.was_cut = True
             self.end = cut.end

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+
+from dlmcache_cuda.policies import StepPlan
+
+if TYPE_CHECKING:
+    from dlmcache_cuda.decoding.step_outcome import StepOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +39,36 @@ class StepTrace:
             "boundary": self.boundary,
             "similarity": list(self.similarity),
         }
+
+
+def step_traces(
+    outcome: StepOutcome, capacity: int, n_layers: int, plan: StepPlan
+) -> list[StepTrace]:
+    """What the slots remember of a step whose stack recorded its rows."""
+    recorded = []
+    for output in outcome.outputs:
+        layers = [
+            (rows.row_index.cpu(), rows.cu_rows.tolist()) for rows in output.result.layer_rows
+        ]
+        # A step that goes on begins above the layers that stand.
+        recorded.append([None] * (n_layers - len(layers)) + layers)
+    similarities = outcome.outputs[0].result.similarities
+    if similarities is not None:
+        similarities = similarities.tolist()
+    traces = []
+    for place, slot_plan in enumerate(plan.slots):
+        boundary = outcome.boundaries[place]
+        bound = n_layers if boundary < 0 else boundary
+        rows, measured = [], []
+        for layer in range(n_layers):
+            anew = layer >= bound and len(recorded) > 1
+            index, bounds = recorded[1 if anew else 0][layer]
+            rows.append(index[bounds[place] : bounds[place + 1]] - place * capacity)
+            value = None if similarities is None or layer >= bound else similarities[layer][place]
+            measured.append(None if value is None or value != value else value)
+        traces.append(
+            StepTrace(
+                tuple(rows), slot_plan.refresh, None if boundary < 0 else boundary, tuple(measured)
+            )
+        )
+    return traces

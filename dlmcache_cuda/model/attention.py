@@ -76,7 +76,7 @@ def attention(
 
 
 def _dense_slots(rows: RowList, key_lengths: KeyLengths) -> list[bool]:
-    if key_lengths.host is None:
+    if rows.counts is None or key_lengths.host is None:
         return [False] * rows.num_slots
     # As many distinct rows as keys: they are the keys, in order.
     return [

@@ -4,6 +4,7 @@ from dlmcache_cuda.policies.base import IDLE as IDLE
 from dlmcache_cuda.policies.base import CachePolicy as CachePolicy
 from dlmcache_cuda.policies.base import Frame as Frame
 from dlmcache_cuda.policies.base import PolicyConfig as PolicyConfig
+from dlmcache_cuda.policies.base import SlotColumns as SlotColumns
 from dlmcache_cuda.policies.base import SlotPlan as SlotPlan
 from dlmcache_cuda.policies.base import SlotView as SlotView
 from dlmcache_cuda.policies.base import StepPlan as StepPlan

@@ -2,8 +2,9 @@
 
 A policy decides; arithmetic is the operators'. What it decides for a slot depends on that slot
 alone, so a sequence decodes to the same tokens whatever else is in the batch. Simple policies
-answer for one slot at a time (:meth:`CachePolicy.plan_slot`); those that keep marks or rankings on
-the device override :meth:`CachePolicy.plan` and :meth:`CachePolicy.after_commit`.
+answer for one slot at a time (:meth:`CachePolicy.plan_slot`). Those that keep marks or rankings on
+the device override :meth:`CachePolicy.mark` and :meth:`CachePolicy.after_commit`, which run on the
+device without reading it, so that a step can be captured as a CUDA graph.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class SlotView:
     num_masks: int = 0  # masks in [prompt_length, block_end)
     end: int = -1  # behind the last position that will be decoded; at most length
     masks_to_end: int = 0  # masks in [prompt_length, end)
+    commits: Sequence[int] = ()  # commits of each step so far
     due: tuple[int, ...] = ()  # random order: positions committed by this step
     due_before: tuple[int, ...] = ()  # random order: positions committed by the step before
 
@@ -73,15 +75,38 @@ class SlotPlan:
 IDLE = SlotPlan(0, 0, refresh=False)
 
 
+@dataclass(frozen=True, slots=True)
+class SlotColumns:
+    """What views and plans say of the slots, on the device: ``[S]`` int64, zeros for free slots."""
+
+    prompt_length: Tensor
+    length: Tensor
+    block_begin: Tensor
+    block_end: Tensor
+    end: Tensor
+    step: Tensor
+    begin: Tensor
+    """First position that enters."""
+    stop: Tensor
+    """Behind the last position that enters."""
+    marked: Tensor
+    """1 where only marked rows enter."""
+    tested: Tensor
+    """1 where layers test the drift of tracked rows."""
+
+
 @dataclass(slots=True)
 class StepPlan:
     """What a step computes, for every slot.
 
     ``S`` slots of the policy, ``M = network_slots * capacity`` rows of the network: with guidance
-    every slot has a twin ``S`` places behind it.
+    every slot has a twin ``S`` places behind it. :meth:`CachePolicy.plan` gives ``slots`` and
+    ``window_rows``, :meth:`CachePolicy.mark` the rest.
     """
 
     slots: list[SlotPlan]
+    window_rows: int = 0
+    """Rows of ``window`` at most."""
     marks: Tensor | None = None
     """``[M]`` bool: rows of the slots that are planned as ``marked``."""
     forced: Tensor | None = None
@@ -102,6 +127,11 @@ class Frame:
     shift: int
     end_token_id: int | None  # the first of the model's end tokens
 
+    @property
+    def first_rows(self) -> Tensor:
+        """``[S]`` int64: the row at which each slot begins."""
+        return torch.arange(self.num_slots, device=self.device) * self.capacity
+
     def flags(self) -> Tensor:
         """``[S * capacity]`` bool, all False."""
         return torch.zeros(self.num_slots * self.capacity, dtype=torch.bool, device=self.device)
@@ -117,10 +147,11 @@ class StepView:
     """What a policy may know of all slots before a step; entries of free slots are None."""
 
     slots: Sequence[SlotView | None]
-    masked: Tensor
-    """``[S * capacity]`` bool: masks of the generation regions."""
-    lengths: Tensor
-    """``[S]`` int64: canvas lengths."""
+    masked: Tensor | None = None
+    """``[S * capacity]`` bool: masks of the generation regions. When a step is planned it is there
+    only for policies that read the device."""
+    columns: SlotColumns | None = None
+    """The slots' numbers on the device; None while a step is planned."""
 
 
 @dataclass(slots=True)
@@ -145,6 +176,9 @@ class StepResult:
     """``[M]`` bool: most-attended rows, where the stack tracks them."""
     importance: Tensor | None
     """``[M]`` fp32: attention rollout, where the stack computes it."""
+    done: Tensor | None = None
+    """``[S]`` bool: slots whose step is over; the others go on with more rows, and what is told of
+    them now does not hold. None: all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +214,9 @@ class CachePolicy:
     """Every so many steps, what stands behind the first end token becomes padding."""
     head_scope: str = "block"
     """``all``: every computed mask is predicted at every step, not only the block's."""
+    reads_device: bool = False
+    """:meth:`plan` looks at the masks, or how many rows are marked is known on the device only:
+    the host waits for the device once more per step, and no step is captured as a CUDA graph."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -197,8 +234,25 @@ class CachePolicy:
         """A sequence enters a slot: forget the one before."""
 
     def plan(self, step: StepView) -> StepPlan:
-        """The rows that every sequence computes at its next step."""
+        """The ranges of rows that every sequence computes at its next step; on the host."""
         return StepPlan([IDLE if view is None else self.plan_slot(view) for view in step.slots])
+
+    def mark(self, step: StepView, plan: StepPlan) -> None:
+        """Fills in the plan's ``marks``, ``forced`` and ``window``.
+
+        Runs on the device and may be captured as a CUDA graph: no number is read back, sizes and
+        branches do not depend on the slots, numbers of the slots come from ``step.columns``, and
+        state of the policy is changed in place.
+        """
+
+    def max_rows(self, view: SlotView, plan: SlotPlan) -> int:
+        """Rows that :meth:`mark` marks in a slot's range, at most."""
+        return plan.end - plan.begin
+
+    def max_forced(self, view: SlotView, plan: SlotPlan) -> int:
+        """Rows that :meth:`mark` forces in a slot's range: exactly that many where they come on top
+        of the budget (``SelectionSpec.forced_extra``), else at most."""
+        return 0
 
     def plan_slot(self, view: SlotView) -> SlotPlan:
         """The rows that one sequence computes at its next step.
@@ -213,7 +267,7 @@ class CachePolicy:
         return None
 
     def after_commit(self, result: StepResult) -> None:
-        """Takes the step just made into account."""
+        """Takes the step just made into account; under the rules of :meth:`mark`."""
 
     @classmethod
     def exact_config(cls) -> PolicyConfig:

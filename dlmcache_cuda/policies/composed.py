@@ -113,10 +113,16 @@ class Composed(Elastic):
         capacity = self.frame.capacity
         self._stays[slot * capacity : (slot + 1) * capacity] = 0
 
-    def plan(self, step: StepView) -> StepPlan:
-        plan = super().plan(step)
+    def mark(self, step: StepView, plan: StepPlan) -> None:
+        super().mark(step, plan)
         plan.forced = plan.marks
-        return plan
+
+    def max_forced(self, view: SlotView, plan: SlotPlan) -> int:
+        return self.max_rows(view, plan)
+
+    def _max_fresh(self, view: SlotView) -> int:
+        delay = self.config.delay_steps
+        return sum(view.commits[-delay:]) if delay else 0
 
     def plan_slot(self, view: SlotView) -> SlotPlan:
         window, sparse = self.config.window_length, self._selects and view.step > 0
@@ -128,9 +134,12 @@ class Composed(Elastic):
         )
 
     def _newly(self, result: StepResult) -> Tensor:
-        stays = (self._stays - 1).clamp_(min=0)
-        self._stays = torch.where(result.newly, self.config.delay_steps, stays)
-        return self._stays > 0
+        stays = (self._stays - 1).clamp_(min=0).masked_fill_(result.newly, self.config.delay_steps)
+        if result.done is not None:
+            going_on = ~result.done.repeat_interleave(self.frame.capacity)
+            stays = self._stays.where(going_on, stays)
+        self._stays.copy_(stays)
+        return stays > 0
 
     @classmethod
     def exact_config(cls) -> ComposedConfig:

@@ -21,11 +21,12 @@ from torch import Tensor
 
 from dlmcache_cuda import ops
 from dlmcache_cuda.policies.base import (
-    IDLE,
     CachePolicy,
     Frame,
     PolicyConfig,
+    SlotColumns,
     SlotPlan,
+    SlotView,
     StepPlan,
     StepResult,
     StepView,
@@ -79,6 +80,7 @@ class D2(CachePolicy):
     Config = D2Config
     follows_any_order = False
     head_scope = "all"
+    reads_device = True
 
     @property
     def ranks(self) -> bool:
@@ -99,48 +101,29 @@ class D2(CachePolicy):
         capacity = self.frame.capacity
         self._log_confidence[slot * capacity : (slot + 1) * capacity] = -torch.inf
 
-    def plan(self, step: StepView) -> StepPlan:
-        plans = [
-            IDLE
-            if view is None
-            else SlotPlan(0, view.length, refresh=True)
-            if is_due(view.step, self.config.refresh_steps)
-            else SlotPlan(0, view.length, refresh=False, marked=True)
-            for view in step.slots
-        ]
-        marks = None
-        if any(plan.marked for plan in plans):
-            marks = self.frame.twinned(self._marks(step))
-        return StepPlan(plans, marks=marks)
+    def plan_slot(self, view: SlotView) -> SlotPlan:
+        refresh = is_due(view.step, self.config.refresh_steps)
+        return SlotPlan(0, view.length, refresh, marked=not refresh)
+
+    def mark(self, step: StepView, plan: StepPlan) -> None:
+        if any(slot.marked for slot in plan.slots):
+            plan.marks = self.frame.twinned(self._marks(step))
 
     def _marks(self, step: StepView) -> Tensor:
-        frame = self.frame
-        bounds = torch.tensor(
-            [
-                (0, 0, 0, 0, 1)
-                if v is None
-                else (
-                    v.prompt_length,
-                    v.length,
-                    v.block_begin,
-                    v.block_end,
-                    v.block_end - v.block_begin,
-                )
-                for v in step.slots
-            ],
-            dtype=torch.int64,
-        ).T.contiguous().to(frame.device)  # fmt: skip
-        certain = self._certain_masks(step.masked, bounds)
+        frame, columns = self.frame, step.columns
+        certain = self._certain_masks(step.masked, columns)
         if frame.shift:
             certain = certain.view(frame.num_slots, -1).roll(-frame.shift, dims=1).flatten()
         marks = certain | self._newly
-        marks = marks | self._important(~marks, bounds[1])
+        marks = marks | self._important(~marks, columns.length)
         return self._inflated(marks) if self.config.inflate_w else marks
 
-    def _certain_masks(self, masked: Tensor, bounds: Tensor) -> Tensor:
+    def _certain_masks(self, masked: Tensor, columns: SlotColumns) -> Tensor:
         """The ``current_k`` masks of largest confidence times density, the block's first."""
         frame, k = self.frame, self.config.current_k
-        begin, end, block_begin, block_end, block_length = bounds
+        begin, end = columns.prompt_length, columns.length
+        block_begin, block_end = columns.block_begin, columns.block_end
+        block_length = (block_end - block_begin).clamp(min=1)
         score = self._log_confidence[:-1] + self._log_density(masked, begin, end)
         counts = masked.view(frame.num_slots, -1).cumsum(1)
         reached = counts >= k
@@ -191,10 +174,8 @@ class D2(CachePolicy):
     def score(self, step: StepView, candidates: Tensor, log_confidence: Tensor) -> Tensor | None:
         if not self.config.certainty_prior:
             return None
-        begin = [0 if v is None else v.prompt_length for v in step.slots]
-        end = [0 if v is None else v.length for v in step.slots]
-        bounds = torch.tensor([begin, end], dtype=torch.int64).to(self.frame.device)
-        density = self._log_density(step.masked, bounds[0], bounds[1])
+        columns = step.columns
+        density = self._log_density(step.masked, columns.prompt_length, columns.length)
         return log_confidence + ops.gather_rows(density, candidates)
 
     def after_commit(self, result: StepResult) -> None:

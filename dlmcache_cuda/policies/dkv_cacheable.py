@@ -13,6 +13,7 @@ The last row has no successor and takes the flag of token 0, as in the authors' 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from dlmcache_cuda.policies.base import Frame, StepView
@@ -26,23 +27,18 @@ def cacheable_rows(step: StepView, frame: Frame, shift_type: str) -> Tensor:
     if frame.shift == 0:
         return decoded.flatten()
     following = decoded.roll(-1, dims=1)
+    columns = step.columns
+    positions = torch.arange(frame.capacity, device=frame.device)
+    if shift_type != "right":
+        last = positions == columns.length[:, None] - 1
+        following = following.where(~last, decoded[:, :1])
     rows = (
-        following.clone()
+        following
         if shift_type == "un"
         else following & decoded
         if shift_type == "un_right"
-        else decoded.clone()
+        else decoded
     )
-    for slot, view in enumerate(step.slots):
-        if view is None:
-            continue
-        last = view.length - 1
-        if shift_type != "right":
-            first_decoded = decoded[slot, 0]
-            rows[slot, last] = (
-                first_decoded if shift_type == "un" else first_decoded & decoded[slot, last]
-            )
-        if view.step == 0:
-            # The last prompt row predicts the first generated token.
-            rows[slot, view.prompt_length - 1 :] = False
-    return rows.flatten()
+    # The last prompt row predicts the first generated token.
+    first_step = (columns.step == 0)[:, None] & (positions >= columns.prompt_length[:, None] - 1)
+    return (rows & ~first_step).flatten()

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from dlmcache_cuda.policies.base import (
     IDLE,
     CachePolicy,
@@ -64,10 +62,12 @@ class DkvDecode(CachePolicy):
         i = view.step_in_block
         return i % self.config.cache_reloading_step == 0 or (i == 1 and view.shift == 0)
 
+    @property
+    def reads_device(self) -> bool:
+        return self.frame.shift > 0 and self.config.shift_type == "right"
+
     def plan(self, step: StepView) -> StepPlan:
-        active = ~self._settled
-        self._settled = cacheable_rows(step, self.frame, self.config.shift_type)
-        waiting = self._waiting_slots(step, active)
+        waiting = self._waiting_slots(step) if self.reads_device else ()
         plans = [
             IDLE
             if view is None
@@ -76,14 +76,23 @@ class DkvDecode(CachePolicy):
             else SlotPlan(0, view.length, refresh=False, marked=True)
             for slot, view in enumerate(step.slots)
         ]
-        return StepPlan(plans, marks=self.frame.twinned(active))
+        return StepPlan(plans)
 
-    def _waiting_slots(self, step: StepView, active: Tensor) -> set[int]:
+    def mark(self, step: StepView, plan: StepPlan) -> None:
+        plan.marks = self.frame.twinned(~self._settled)
+        self._settled.copy_(cacheable_rows(step, self.frame, self.config.shift_type))
+
+    def max_rows(self, view: SlotView, plan: SlotPlan) -> int:
+        # What was masked when the step before was planned, and with a shift the rows before.
+        masks = view.masks_to_end + view.commits[-1]
+        if view.shift:
+            masks = 1 + masks * (2 if self.config.shift_type == "un_right" else 1)
+        return min(masks, plan.end - plan.begin)
+
+    def _waiting_slots(self, step: StepView) -> set[int]:
         """Slots with too few masks whose predicting row is active; only ``right`` has any."""
-        if self.frame.shift == 0 or self.config.shift_type != "right":
-            return set()
         shape = (self.frame.num_slots, self.frame.capacity)
-        ready = step.masked.view(shape) & active.view(shape).roll(1, dims=1)
+        ready = step.masked.view(shape) & ~self._settled.view(shape).roll(1, dims=1)
         waiting = set()
         for slot, view in enumerate(step.slots):
             if view is None:

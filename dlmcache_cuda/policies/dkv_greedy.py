@@ -62,15 +62,17 @@ class DkvGreedy(CachePolicy):
     Config = DkvGreedyConfig
     remasking = "random_order"
     shifts = (0,)
+    reads_device = True
 
     def attach(self, frame: Frame) -> None:
         super().attach(frame)
         self._masks: list[list[int]] = [[] for _ in range(frame.num_slots)]
+        self._rows: list[int] = []  # what the next step computes
 
     def plan(self, step: StepView) -> StepPlan:
         capacity = self.frame.capacity
         masked = step.masked.view(-1, capacity)
-        plans, rows = [], []
+        plans, self._rows = [], []
         for slot, view in enumerate(step.slots):
             if view is None:
                 plans.append(IDLE)
@@ -81,10 +83,13 @@ class DkvGreedy(CachePolicy):
                 plans.append(SlotPlan(0, view.length, refresh=True))
             else:
                 plans.append(SlotPlan(0, view.length, refresh=False, marked=True))
-                rows += [slot * capacity + p for p in self._active(view, masks_before)]
+                self._rows += [slot * capacity + p for p in self._active(view, masks_before)]
+        return StepPlan(plans)
+
+    def mark(self, step: StepView, plan: StepPlan) -> None:
         marks = self.frame.flags()
-        marks[torch.tensor(rows, dtype=torch.int64, device=marks.device)] = True
-        return StepPlan(plans, marks=self.frame.twinned(marks))
+        marks[torch.tensor(self._rows, dtype=torch.int64, device=marks.device)] = True
+        plan.marks = self.frame.twinned(marks)
 
     def _active(self, view: SlotView, masks_before: list[int]) -> set[int]:
         active = {*view.due, *view.due_before}

@@ -75,12 +75,13 @@ class Dllm(CachePolicy):
         super().attach(frame)
         self._positions = torch.arange(frame.capacity, device=frame.device)
 
-    def plan(self, step: StepView) -> StepPlan:
-        plan = super().plan(step)
-        ends = [0 if v is None else v.prompt_length - v.shift for v in step.slots]
-        prompt = self._positions < torch.tensor(ends, device=self._positions.device)[:, None]
+    def mark(self, step: StepView, plan: StepPlan) -> None:
+        ends = step.columns.prompt_length - self.frame.shift
+        prompt = self._positions < ends[:, None]
         plan.forced = self.frame.twinned(prompt.flatten())
-        return plan
+
+    def max_forced(self, view: SlotView, plan: SlotPlan) -> int:
+        return max(view.prompt_length - view.shift - plan.begin, 0)
 
     def plan_slot(self, view: SlotView) -> SlotPlan:
         prompt = view.step % self.config.prompt_interval_steps == 0

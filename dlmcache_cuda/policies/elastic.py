@@ -24,7 +24,6 @@ from torch import Tensor
 from dlmcache_cuda import ops
 from dlmcache_cuda.cache import RowList
 from dlmcache_cuda.policies.base import (
-    IDLE,
     CachePolicy,
     Frame,
     PolicyConfig,
@@ -114,12 +113,26 @@ class Elastic(CachePolicy):
         self._kept = torch.zeros(rows, dtype=torch.bool, device=frame.device)
 
     def plan(self, step: StepView) -> StepPlan:
-        window = self._window(step)
+        plan = super().plan(step)
+        copies = self.frame.network_slots // self.frame.num_slots
+        plan.window_rows = copies * sum(self._window_rows(v) for v in step.slots if v is not None)
+        return plan
+
+    def mark(self, step: StepView, plan: StepPlan) -> None:
+        plan.window = self._window(step, plan.window_rows)
         # Entry -1 of the marks takes the unused places of the window.
         marks = torch.cat((self._kept, self._kept.new_zeros(1)))
-        marks[window.row_index] = True
-        plans = [IDLE if view is None else self.plan_slot(view) for view in step.slots]
-        return StepPlan(plans, marks=marks[:-1], window=window)
+        marks[plan.window.row_index] = True
+        plan.marks = marks[:-1]
+
+    def max_rows(self, view: SlotView, plan: SlotPlan) -> int:
+        tracked = self.frame.n_layers * self.config.track_num
+        rows = self._window_rows(view) + tracked + self._max_fresh(view)
+        return min(rows, plan.end - plan.begin)
+
+    def _max_fresh(self, view: SlotView) -> int:
+        """Committed positions that are computed once more, at most."""
+        return sum(view.commits[-1:])
 
     def plan_slot(self, view: SlotView) -> SlotPlan:
         window = self.config.window_length
@@ -127,39 +140,35 @@ class Elastic(CachePolicy):
             return SlotPlan(0, view.length, refresh=True, window=window)
         return SlotPlan(0, view.length, refresh=False, marked=True, window=window, tested=True)
 
-    def _window(self, step: StepView) -> RowList:
+    def _window_rows(self, view: SlotView) -> int:
+        """Masks in the window."""
+        if not self.config.block_caching:
+            return view.masks_to_end
+        limit = self.config.window_length
+        return view.num_masks if limit is None else min(view.num_masks, limit)
+
+    def _window(self, step: StepView, max_rows: int) -> RowList:
         """The rows that predict the masks of the window, of all slots of the network."""
-        frame, config = self.frame, self.config
-        limit = config.window_length if config.block_caching else None
-        begin, end, counts = [], [], []
-        for view in step.slots:
-            if view is None:
-                begin.append(0), end.append(0), counts.append(0)
-                continue
-            begin.append(view.prompt_length)
-            end.append(view.block_end if config.block_caching else view.end)
-            masks = view.num_masks if config.block_caching else view.masks_to_end
-            counts.append(masks if limit is None else min(masks, limit))
-        copies = frame.network_slots // frame.num_slots
-        begin, end, counts = begin * copies, end * copies, counts * copies
-        bounds = torch.tensor([begin, end, counts], dtype=torch.int64).to(frame.device)
+        frame, columns = self.frame, step.columns
+        limit = self.config.window_length if self.config.block_caching else None
+        begin = frame.twinned(columns.prompt_length)
         row_index, cu_rows = ops.build_rows(
-            bounds[0],
-            bounds[1],
+            begin,
+            frame.twinned(columns.block_end if self.config.block_caching else columns.end),
             frame.capacity,
-            sum(counts),
+            max_rows,
             flags=frame.twinned(step.masked),
-            limit=bounds[2],
+            limit=None if limit is None else torch.full_like(begin, limit),
         )
-        row_index = torch.where(row_index < 0, -1, row_index - frame.shift)
-        return RowList(row_index, cu_rows, tuple(counts), frame.capacity)
+        row_index = (row_index - frame.shift).masked_fill(row_index < 0, -1)
+        return RowList(row_index, cu_rows, None, frame.capacity)
 
     def _newly(self, result: StepResult) -> Tensor:
         """Committed positions that are computed once more."""
         return result.newly
 
     def after_commit(self, result: StepResult) -> None:
-        self._kept = result.tracked | self.frame.twinned(self._newly(result))
+        self._kept.copy_(result.tracked | self.frame.twinned(self._newly(result)))
 
     @classmethod
     def exact_config(cls) -> ElasticConfig:

@@ -22,7 +22,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from dlmcache_cuda.policies.base import (
     CachePolicy,
@@ -76,20 +75,16 @@ def is_refresh(view: SlotView, refresh_steps: int | None) -> bool:
 class BlockCache(CachePolicy, ABC):
     """What both have in common."""
 
-    def plan(self, step: StepView) -> StepPlan:
-        plan = super().plan(step)
-        if self.frame.shift:
-            # The row before a block is computed while the position that it predicts is masked.
-            plan.marks = self._waiting_rows(step, plan)
-        return plan
-
-    def _waiting_rows(self, step: StepView, plan: StepPlan) -> Tensor:
+    def mark(self, step: StepView, plan: StepPlan) -> None:
+        if self.frame.shift == 0:
+            return
+        # The row before a block is computed while the position that it predicts is masked.
+        columns = step.columns
+        first = self.frame.first_rows
         marks = torch.ones_like(step.masked)
-        for slot, view in enumerate(step.slots):
-            if view is not None and plan.slots[slot].marked:
-                begin = slot * self.frame.capacity + view.block_begin
-                marks[begin - 1] = step.masked[begin]
-        return self.frame.twinned(marks)
+        needed = step.masked[first + columns.block_begin] | (columns.marked == 0)
+        marks[first + (columns.block_begin - 1).clamp(min=0)] = needed
+        plan.marks = self.frame.twinned(marks)
 
     def plan_slot(self, view: SlotView) -> SlotPlan:
         if is_refresh(view, self.config.refresh_steps):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from dlmcache_cuda import ops
@@ -12,16 +11,17 @@ from dlmcache_cuda.cache import RowList
 
 
 def flagged_rows(
-    begin: Sequence[int],
-    end: Sequence[int],
+    end: Tensor,
     flags: Tensor,
-    counts: Sequence[int],
     capacity: int,
+    max_rows: int,
+    counts: Sequence[int] | None = None,
 ) -> RowList:
-    """The flagged positions of ``[begin[s], end[s])``; ``counts`` is how many there are."""
-    bounds = torch.tensor([begin, end], dtype=torch.int64).to(flags.device)
-    row_index, cu_rows = ops.build_rows(bounds[0], bounds[1], capacity, sum(counts), flags=flags)
-    return RowList(row_index, cu_rows, tuple(counts), capacity)
+    """The flagged positions below ``end [S]`` of every slot, ``max_rows`` at most; ``counts`` is
+    how many of each slot, where that is known."""
+    begin = end.new_zeros(end.shape)
+    row_index, cu_rows = ops.build_rows(begin, end, capacity, max_rows, flags=flags)
+    return RowList(row_index, cu_rows, None if counts is None else tuple(counts), capacity)
 
 
 def places_of(rows: RowList, listed: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from dlmcache_cuda.model import Llada
 from dlmcache_cuda.model.block import LladaBlock
 from dlmcache_cuda.model.proxy import singular_proxies
 from dlmcache_cuda.policies import SelectionSpec
-from dlmcache_cuda.stack.step import StackStep
 
 
 class Selection:
@@ -52,21 +51,6 @@ class Selection:
             held += [tensor for tensor in self.reference if tensor is not None]
         return sum(tensor.nbytes for tensor in held)
 
-    def budgets(
-        self, layer: int, step: StackStep, sparse: Sequence[bool], carried: Sequence[int]
-    ) -> list[int]:
-        """Rows that each slot computes at a layer: its budget where ``sparse``, else all."""
-        counts = []
-        for slot, count in enumerate(carried):
-            if not sparse[slot] or layer < self.spec.first_layer:
-                counts.append(count)
-                continue
-            budget = self.spec.budget(layer, step.gen_lengths[slot], step.lengths[slot])
-            forced = step.forced_counts[slot] if step.forced_counts else 0
-            budget = budget + forced if self.spec.forced_extra else max(budget, forced)
-            counts.append(min(budget, count))
-        return counts
-
     def remember_signal(self, layer: int, normed: Tensor, row_index: Tensor) -> None:
         """Makes the rows' proxies the reference of the next step (dense layers)."""
         if self.spec.signal == "proxy" and layer >= self.spec.first_layer:
@@ -79,11 +63,17 @@ class Selection:
         block: LladaBlock,
         normed: Tensor,
         rows: RowList,
-        budgets: Sequence[int],
+        number: Tensor,
+        max_rows: int,
+        counts: Sequence[int] | None,
         forced: Tensor | None,
         cos_sin: Tensor,
     ) -> tuple[Tensor, RowList, Tensor]:
-        """Picks the rows to compute and writes their keys and values.
+        """Picks ``number [S]`` rows of each slot to compute and writes their keys and values.
+
+        Args:
+            max_rows: of all slots together, at most.
+            counts: ``number`` on the host, where it is known.
 
         Returns:
             Rotated queries of the computed rows, the rows, and their places among the carried ones.
@@ -104,11 +94,12 @@ class Selection:
         if forced is not None:
             always = ops.gather_rows(forced, rows.row_index)
             drift = drift.masked_fill(always, torch.inf)
-        number = torch.tensor(budgets, dtype=torch.int64).to(normed.device)
         row_index, places, cu_rows = ops.select_rows(
-            drift, rows.row_index, rows.cu_rows, number, sum(budgets)
+            drift, rows.row_index, rows.cu_rows, number, max_rows
         )
-        computed = RowList(row_index, cu_rows, tuple(budgets), rows.capacity)
+        computed = RowList(
+            row_index, cu_rows, None if counts is None else tuple(counts), rows.capacity
+        )
         if signal is not None and spec.reference_rows == "computed":
             ops.scatter_rows_(self.reference[layer], ops.gather_rows(signal, places), row_index)
         chosen = ops.gather_rows(normed, places)

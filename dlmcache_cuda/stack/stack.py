@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from dlmcache_cuda import ops
 from dlmcache_cuda.cache import KVCache, RowList
 from dlmcache_cuda.model import Llada
 from dlmcache_cuda.policies import StackSpec
+from dlmcache_cuda.stack.budgets import SlotRows, is_sparse, layer_rows
 from dlmcache_cuda.stack.rollout import rollout_importance
 from dlmcache_cuda.stack.row_sets import flagged_rows
 from dlmcache_cuda.stack.selection import Selection
@@ -44,13 +47,19 @@ class Stack:
         return sum(part.nbytes for part in parts)
 
     def run(self, step: StackStep) -> StackResult:
-        """Computes a step; keys and values of the computed rows are renewed in the cache."""
+        """Computes a step; keys and values of the computed rows are renewed in the cache.
+
+        Where layers test drift, an exact step knows each similarity before the next layer begins. A
+        step that reads nothing goes on with the rows that entered and tells the boundaries at its
+        end: all layers above a boundary were a guess. Nothing of the guess survives a second step
+        with ``boundary`` set, which computes the canvases of these slots in exactly those layers.
+        """
         if self.spec.plain and not self.record:
             hidden = self.model.forward_rows(
                 step.tokens, step.rows, self.cache, step.key_lengths.device, step.lengths
             )
             layers = self.model.config.n_layers
-            return StackResult(hidden, step.rows, [count * layers for count in step.rows.counts])
+            return StackResult(hidden, step.rows, step.rows.cu_rows.diff() * layers)
         return _Run(self, step).all_layers()
 
 
@@ -64,38 +73,42 @@ class _Run:
         self.cache = stack.cache
         self.tracking = stack.tracking
         self.selection = stack.selection
-        slots = range(step.rows.num_slots)
-        layers = len(self.model.layers)
+        slots = step.rows.num_slots
         self.rows = step.rows
         self.cos_sin = self.model.cos_sin(step.rows.capacity)
         # From which layer on a slot computes its whole canvas; rows that entered as a range are
         # all that their slot carries, whatever is tested.
-        self.boundary: list[int | None] = [None] * len(slots)
-        self.similarities: list[list[float | None]] = [[None] * layers for _ in slots]
-        self.computed = [0] * len(slots)
-        self.layer_rows: list[RowList] | None = [] if stack.record else None
+        self.boundary: list[int | None] = list(step.boundary or [None] * slots)
+        spec = stack.spec.tracking
+        self.tests = spec is not None and spec.gamma is not None and not step.resumes
+        self.similarities: list[Tensor] = []
+        self.layer_rows: list[RowList] = []
         self.queries: list[Tensor] = []
 
     def all_layers(self) -> StackResult:
-        step = self.step
+        step, layers = self.step, len(self.model.layers)
         if self.tracking:
             self.tracking.begin(step)
         h = self.model.embed(step.tokens, self.rows.row_index)
         normed = None
-        for layer in range(len(self.model.layers)):
+        # A step that goes on has no rows below the first boundary.
+        first = min(b for b in self.boundary if b is not None) if step.resumes else 0
+        for layer in range(first, layers):
             h, normed = self._layer(layer, h, normed)
         importance = None
         if self.stack.spec.rollout:
             importance = rollout_importance(self.queries, self.cache, self.rows, step.key_lengths)
+        similarities = torch.stack(self.similarities) if self.tests else None
+        boundaries = self._boundaries(similarities) if self.tests else None
         return StackResult(
             hidden=h,
             rows=self.rows,
-            computed=self.computed,
+            computed=self._computed(boundaries),
             tracked=self.tracking.end() if self.tracking else None,
             importance=importance,
-            boundaries=self.boundary,
-            similarities=self.similarities,
-            layer_rows=self.layer_rows,
+            boundaries=boundaries,
+            similarities=similarities,
+            layer_rows=self.layer_rows if self.stack.record else None,
         )
 
     def _layer(self, layer: int, h: Tensor, normed: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -111,30 +124,30 @@ class _Run:
             k_old = ops.gather_rows(self.cache.k[layer], self.rows.row_index)
         rows, places = self.rows, None
         k_cache, v_cache = self.cache.k[layer], self.cache.v[layer]
-        budgets = self._budgets(layer)
-        if budgets == list(rows.counts):
+        budget = self._budget(layer) if self.selection else None
+        if budget is None:
             computed = rows
             q = block.project_qkv(normed, rows.row_index, self.cos_sin, k_cache, v_cache)
             if self.selection:
                 self.selection.remember_signal(layer, normed, rows.row_index)
         else:
             q, computed, places = self.selection.choose(
-                layer, block, normed, rows, budgets, self.step.forced, self.cos_sin
+                layer, block, normed, rows, *budget, self.step.forced, self.cos_sin
             )
         attn_out = block.attend(q, k_cache, v_cache, computed, self.step.key_lengths)
-        if q_old is not None:
+        if self.tests:
             self._test(layer, q_old, q, computed, k_old)
         if self.tracking:
             self.tracking.follow(layer, q, computed, self.step.key_lengths)
         if self.stack.spec.rollout:
             self.queries.append(q)
-        self._count(computed)
+        self.layer_rows.append(computed)
         if self.selection is None or self.selection.delta[layer] is None:
             h = h + attn_out
             return h + block.feed_forward(h), None
         if places is None:
-            places = torch.arange(rows.row_index.numel(), device=h.device)
-            places = torch.where(rows.row_index < 0, -1, places)
+            places = torch.arange(rows.max_rows, device=h.device)
+            places.masked_fill_(rows.row_index < 0, -1)
             chosen = h
         else:
             chosen = ops.gather_rows(h, places)
@@ -143,21 +156,46 @@ class _Run:
         norm = self.model.layers[layer + 1].weights.attn_norm if following else None
         return self.selection.carry(layer, h, rows, attn_out, ff_out, places, norm)
 
-    def _budgets(self, layer: int) -> list[int]:
-        counts = list(self.rows.counts)
-        if self.selection is None:
-            return counts
-        sparse = [
-            plan.sparse and (not plan.marked or (bound is not None and layer > bound))
-            for plan, bound in zip(self.step.plans, self.boundary, strict=True)
+    def _budget(self, layer: int) -> tuple[Tensor, int, Sequence[int] | None] | None:
+        """Rows that each slot computes at a layer, of all slots at most, and the numbers where the
+        host knows them; None: all rows."""
+        step, spec = self.step, self.selection.spec
+        if step.budgets is None:
+            return self._exact_budget(layer)
+        most = step.budgets.sizes[layer]
+        if most is None:
+            return None
+        number, counts = step.budgets.rows[layer], step.budgets.counts
+        if step.forced_counts is not None and not spec.forced_extra:
+            number = torch.maximum(number, step.forced_counts)
+        return number, most, None if counts is None else counts[layer]
+
+    def _exact_budget(self, layer: int) -> tuple[Tensor, int, Sequence[int]] | None:
+        step, spec = self.step, self.selection.spec
+        slots = zip(step.plans, self.boundary, strict=True)
+        if layer < spec.first_layer or not any(is_sparse(plan, layer, b) for plan, b in slots):
+            return None
+        count = list(self.rows.counts)
+        forced = [0] * len(count) if step.forced_counts is None else step.forced_counts.tolist()
+        rows = [
+            layer_rows(
+                spec,
+                layer,
+                SlotRows(plan, step.gen_lengths[s], step.lengths[s], count[s], forced[s]),
+                self.boundary[s],
+            )[1]
+            for s, plan in enumerate(step.plans)
         ]
-        return self.selection.budgets(layer, self.step, sparse, counts)
+        if rows == count:
+            return None
+        number = torch.tensor(rows, dtype=torch.int64).to(self.rows.cu_rows.device)
+        return number, sum(rows), rows
 
     def _enter_tracked(self, layer: int, h: Tensor) -> tuple[Tensor, bool, Tensor | None]:
         """Renews the layer's inputs; slots whose boundary this layer is go on with all rows."""
         tracking, rows = self.tracking, self.rows
         widened = [slot for slot, bound in enumerate(self.boundary) if bound == layer]
-        if widened:
+        if widened and not self.step.resumes:
             tracking.leave(widened)
         q_old = tracking.old_queries(layer, self.model.layers[layer], self.cos_sin)
         ops.scatter_rows_(tracking.inputs[layer], h, rows.row_index)
@@ -175,22 +213,40 @@ class _Run:
         for slot in slots:
             counts[slot] = step.lengths[slot]
             flags[slot * capacity : slot * capacity + counts[slot]] = True
-        zeros = [0] * len(counts)
-        return flagged_rows(zeros, step.lengths, flags[:-1], counts, capacity)
+        return flagged_rows(step.key_lengths.device, flags[:-1], capacity, sum(counts), counts)
 
-    def _test(self, layer: int, q_old: Tensor, q: Tensor, computed: RowList, k_old: Tensor) -> None:
-        tracking = self.tracking
-        values = tracking.similarity(
-            layer, q_old, q, computed, k_old, self.rows, self.step.key_lengths
+    def _test(
+        self, layer: int, q_old: Tensor | None, q: Tensor, computed: RowList, k_old: Tensor | None
+    ) -> None:
+        tracking, step = self.tracking, self.step
+        if q_old is None:
+            nothing = torch.full((step.rows.num_slots,), torch.nan, device=q.device)
+            self.similarities.append(nothing)
+            return
+        similarity = tracking.similarity(
+            layer, q_old, q, computed, k_old, self.rows, step.key_lengths
         )
-        for slot, value in enumerate(values):
-            if tracking.testing[slot]:
-                self.similarities[slot][layer] = value
-                if self.boundary[slot] is None and value < tracking.spec.gamma:
-                    self.boundary[slot] = layer + 1
+        if not step.exact:
+            self.similarities.append(similarity)
+            return
+        testing = torch.tensor(tracking.testing).to(q.device)
+        self.similarities.append(similarity.masked_fill(~testing, torch.nan))
+        for slot, value in enumerate(similarity.tolist()):
+            if tracking.testing[slot] and value < tracking.spec.gamma:
+                self.boundary[slot] = layer + 1
 
-    def _count(self, computed: RowList) -> None:
-        for slot, count in enumerate(computed.counts):
-            self.computed[slot] += count
-        if self.layer_rows is not None:
-            self.layer_rows.append(computed)
+    def _boundaries(self, similarities: Tensor) -> Tensor:
+        if self.step.exact:
+            bounds = [-1 if bound is None else bound for bound in self.boundary]
+            return torch.tensor(bounds).to(similarities.device)
+        failed = (similarities < self.tracking.spec.gamma) & self.step.tested
+        first = failed.int().argmax(0) + 1
+        return first.masked_fill(~failed.any(0), -1)
+
+    def _computed(self, boundaries: Tensor | None) -> Tensor:
+        counts = torch.stack([rows.cu_rows for rows in self.layer_rows]).diff()
+        if boundaries is None or self.step.exact:
+            return counts.sum(0)
+        # What was guessed above a boundary is not what the method computes.
+        layers = torch.arange(len(counts), device=counts.device)[:, None]
+        return (counts * ((layers < boundaries) | (boundaries < 0))).sum(0)

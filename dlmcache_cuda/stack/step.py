@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -12,9 +12,26 @@ from dlmcache_cuda.model.attention import KeyLengths
 from dlmcache_cuda.policies import SlotPlan
 
 
+@dataclass(frozen=True, slots=True)
+class LayerBudgets:
+    """Rows that each layer computes of those it carries."""
+
+    sizes: tuple[int | None, ...]
+    """By layer: rows of all slots, at most; None: all that are carried."""
+    rows: Tensor
+    """``[L, S]`` int64 on the device: of each slot, without rows that are forced anyway."""
+    counts: Sequence[Sequence[int]] | None = None
+    """The same on the host, where nothing else is forced and the numbers may be relied on."""
+
+
 @dataclass(slots=True)
 class StackStep:
-    """One step of all slots of the network."""
+    """One step of all slots of the network.
+
+    A step is either *exact*, which reads counts and similarities from the device where it needs
+    them, or it reads nothing: lists are then as long as they can get, budgets are given, and
+    boundaries are guessed: see :class:`dlmcache_cuda.stack.Stack`.
+    """
 
     tokens: Tensor
     """``[M]`` int64 canvases."""
@@ -24,18 +41,30 @@ class StackStep:
     plans: Sequence[SlotPlan]
     gen_lengths: Sequence[int]
     """Generation lengths of the slots, 0 for free ones: what budgets are fractions of."""
+    exact: bool = True
+    tested: Tensor | None = None
+    """``[S]`` bool: slots whose layers test the drift of tracked rows."""
     forced: Tensor | None = None
     """``[M]`` bool: rows that sparse layers always compute."""
-    forced_counts: Sequence[int] = ()
-    """Their number among the rows that each slot carries in sparse layers."""
+    forced_counts: Tensor | None = None
+    """``[S]`` int64: their number among the rows that each slot carries in sparse layers."""
+    budgets: LayerBudgets | None = None
+    """Where layers select and the step is not exact."""
     window: RowList | None = None
     """Rows whose attention decides what is tracked."""
     masked: Tensor | None = None
     """``[M]`` bool: masks, which are never tracked."""
+    boundary: Sequence[int | None] | None = None
+    """A step that goes on with the slots whose boundary was guessed wrong: from which layer each
+    computes its canvas; no rows enter."""
 
     @property
     def lengths(self) -> Sequence[int]:
         return self.key_lengths.host
+
+    @property
+    def resumes(self) -> bool:
+        return self.boundary is not None
 
 
 @dataclass(slots=True)
@@ -46,15 +75,16 @@ class StackResult:
     """``[R, W]`` residual stream before the final norm."""
     rows: RowList
     """The rows it belongs to."""
-    computed: list[int]
-    """Rows computed for each slot, summed over layers."""
+    computed: Tensor
+    """``[S]`` int64: rows computed for each slot, summed over layers."""
     tracked: Tensor | None = None
     """``[M]`` bool: the most-attended rows of all layers."""
     importance: Tensor | None = None
     """``[M]`` fp32: attention rollout summed over the rows."""
-    boundaries: list[int | None] = field(default_factory=list)
-    """The first layer that computed the whole canvas because a test failed, per slot."""
-    similarities: list[list[float | None]] = field(default_factory=list)
-    """What each layer's test measured, per slot; None where nothing was tested."""
+    boundaries: Tensor | None = None
+    """``[S]`` int64: the first layer that computes the whole canvas because the test below it
+    failed, -1 where none did; only where layers test."""
+    similarities: Tensor | None = None
+    """``[L, S]`` fp32: what each layer's test measured; only where layers test."""
     layer_rows: list[RowList] | None = None
     """The rows that each layer computed, where the stack records them."""

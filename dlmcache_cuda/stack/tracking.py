@@ -25,48 +25,56 @@ class Tracking:
     def __init__(self, model: Llada, spec: TrackingSpec, num_rows: int, cache: KVCache) -> None:
         self.spec = spec
         self.cache = cache
-        shape = (model.config.n_layers, num_rows, model.config.d_model)
+        layers = model.config.n_layers
+        shape = (layers, num_rows, model.config.d_model)
         self.inputs = list(torch.zeros(shape, dtype=model.dtype, device=model.device))
-        self.tracked = torch.zeros(num_rows, dtype=torch.bool, device=model.device)
+        flags = {"dtype": torch.bool, "device": model.device}
+        # What each layer found; the last entry takes the unused places of lists.
+        self._found = torch.zeros((layers, num_rows + 1), **flags)
+        self.tracked = torch.zeros(num_rows, **flags)
 
     @property
     def nbytes(self) -> int:
         """Memory held beside the K/V cache, in bytes."""
-        return sum(tensor.nbytes for tensor in self.inputs)
+        return sum(t.nbytes for t in (*self.inputs, self._found, self.tracked))
 
     def begin(self, step: StackStep) -> None:
         """Prepares the lists of a step; ``tracked`` still holds what the last step found."""
-        rows, slots = step.rows, range(step.rows.num_slots)
         self._step = step
-        self.testing = [plan.tested for plan in step.plans]
-        flags = torch.stack((self.tracked, ~step.masked)).view(2, rows.num_slots, rows.capacity)
-        inside = torch.arange(rows.capacity, device=flags.device) < step.key_lengths.device[:, None]
-        tracked_counts, self._open_counts = (flags & inside).sum(-1).tolist()
-        self._tracked_counts = [n if self.testing[s] else 0 for s, n in enumerate(tracked_counts)]
-        self._found = torch.zeros(
-            self.tracked.numel() + 1, dtype=torch.bool, device=self.tracked.device
-        )
-        zeros = [0] * rows.num_slots
-        self._open = flagged_rows(zeros, step.lengths, flags[1].flatten(), self._open_counts,
-                                  rows.capacity)  # fmt: skip
-        self._limits = torch.tensor(
-            [self.spec.track_num if step.lengths[s] else 0 for s in slots], dtype=torch.int64
-        ).to(flags.device)
-        self._list_tracked()
+        self.testing = [] if step.resumes else [plan.tested for plan in step.plans]
+        if not step.resumes:
+            self._found.zero_()
+        lengths, slots, capacity = step.key_lengths.device, step.rows.num_slots, step.rows.capacity
+        flags = ~step.masked
+        most = flags.numel()
+        if step.exact:
+            inside = torch.arange(capacity, device=flags.device) < lengths[:, None]
+            most = int((flags.view(slots, capacity) & inside).sum())
+        self._open = flagged_rows(lengths, flags, capacity, most)
+        self._limits = torch.full_like(lengths, self.spec.track_num)
+        if step.resumes:
+            never = len(self.inputs)
+            bounds = [never if bound is None else bound for bound in step.boundary]
+            self._bounds = torch.tensor(bounds).to(flags.device)
+        self._list_tracked(step.tested)
 
-    def _list_tracked(self) -> None:
+    def _list_tracked(self, tested: Tensor) -> None:
         """The tracked rows of the slots that are still tested."""
         step = self._step
-        ends = [n if self.testing[s] else 0 for s, n in enumerate(step.lengths)]
-        counts = [n if self.testing[s] else 0 for s, n in enumerate(self._tracked_counts)]
-        zeros = [0] * len(ends)
-        self.rows = flagged_rows(zeros, ends, self.tracked, counts, step.rows.capacity)
+        slots, capacity = step.rows.num_slots, step.rows.capacity
+        ends = step.key_lengths.device * tested
+        most = slots * len(self.inputs) * self.spec.track_num
+        if step.exact:
+            inside = torch.arange(capacity, device=ends.device) < ends[:, None]
+            most = int((self.tracked.view(slots, capacity) & inside).sum())
+        self.rows = flagged_rows(ends, self.tracked, capacity, most)
 
     def leave(self, slots: Sequence[int]) -> None:
         """These slots recompute everything from here on: nothing is tested any more."""
         for slot in slots:
             self.testing[slot] = False
-        self._list_tracked()
+        tested = torch.tensor(self.testing).to(self._step.tested.device)
+        self._list_tracked(tested)
 
     def old_queries(self, layer: int, block: LladaBlock, cos_sin: Tensor) -> Tensor | None:
         """Queries of the tracked rows as they were last computed; before the inputs are renewed."""
@@ -86,8 +94,8 @@ class Tracking:
         k_old: Tensor,
         rows: RowList,
         key_lengths: KeyLengths,
-    ) -> list[float]:
-        """How alike the attention of the tracked rows is before and after, per slot.
+    ) -> Tensor:
+        """``[S]`` fp32: how alike the attention of the tracked rows is before and after.
 
         ``q`` belongs to the ``computed`` rows; ``k_old`` are the keys that stood at ``rows``.
         """
@@ -104,12 +112,18 @@ class Tracking:
             rows.capacity,
             q.shape[-1] ** -0.5,
             SIMILARITIES[self.spec.similarity],
-        ).tolist()
+        )
 
     def follow(self, layer: int, q: Tensor, rows: RowList, key_lengths: KeyLengths) -> None:
         """Finds the rows that the window's queries attend to most."""
-        window = self._step.window
-        if not window.num_rows:
+        window, found, limits = self._step.window, self._found[layer], self._limits
+        if self._step.resumes:
+            # What the guess found does not hold in the layers that a slot computes anew.
+            limits = limits * (self._bounds <= layer)
+            for slot, bound in enumerate(self._step.boundary):
+                if bound is not None and layer >= bound:
+                    found[slot * rows.capacity : (slot + 1) * rows.capacity] = False
+        if not window.max_rows:
             return
         q_window = ops.gather_rows(q, places_of(rows, window.row_index))
         mass = ops.attention_mass(
@@ -120,17 +134,16 @@ class Tracking:
             rows.capacity,
             q.shape[-1] ** -0.5,
         )
-        found = ops.select_rows(
+        most_attended = ops.select_rows(
             ops.gather_rows(mass, self._open.row_index),
             self._open.row_index,
             self._open.cu_rows,
-            self._limits,
+            limits,
             rows.num_slots * self.spec.track_num,
         )[0]
-        # The last entry takes the unused places.
-        self._found[found] = True
+        found[most_attended] = True
 
     def end(self) -> Tensor:
         """Makes what was found the tracked rows of the next step."""
-        self.tracked = self._found[:-1]
+        self.tracked.copy_(self._found[:, :-1].any(0))
         return self.tracked

@@ -11,14 +11,14 @@ def test_from_ranges(device):
     rows = RowList.from_ranges([0, 2, 5, 1], [3, 2, 6, 4], 10, device)
     assert rows.row_index.tolist() == [0, 1, 2, 25, 31, 32, 33]
     assert rows.cu_rows.tolist() == [0, 3, 3, 4, 7]
-    assert rows.counts == (3, 0, 1, 3) and rows.num_rows == 7 and rows.num_slots == 4
+    assert rows.counts == (3, 0, 1, 3) and rows.max_rows == 7 and rows.num_slots == 4
     assert rows.row_index.device.type == device
 
 
 @pytest.mark.parametrize("begin, end", [([], []), ([4], [4]), ([0, 10], [0, 10])])
 def test_empty(begin, end):
     rows = RowList.from_ranges(begin, end, 10)
-    assert rows.num_rows == 0 and rows.row_index.shape == (0,)
+    assert rows.max_rows == 0 and rows.row_index.shape == (0,)
     assert rows.cu_rows.tolist() == [0] * (len(begin) + 1)
 
 

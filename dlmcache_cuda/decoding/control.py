@@ -1,0 +1,134 @@
+"""The control block: all that the host tells the device for one step, in one copy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from dlmcache_cuda.decoding.slots import Slot
+from dlmcache_cuda.policies import SlotColumns, SlotPlan, SlotView
+
+# A window that limits nothing.
+NO_LIMIT = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class LoopColumns:
+    """What the loop itself needs of every slot: ``[S]`` int64, zeros for free slots."""
+
+    seeds: Tensor
+    steps: Tensor
+    num_commit: Tensor
+    candidates_begin: Tensor
+    """First position that may be committed."""
+    limit: Tensor
+    """Of these, the leftmost so many masks."""
+    floor: Tensor
+    """The first row that may predict a position (``SlotPlan.slice_shift``)."""
+    may_cut: Tensor
+    """1 where an end of text that is committed now ends the sequence."""
+    pads: Tensor
+    """1 where what stands behind the first end of text becomes padding."""
+
+
+_COLUMNS = [field.name for field in fields(SlotColumns)]
+_LOOP_COLUMNS = [field.name for field in fields(LoopColumns)]
+
+
+def slot_numbers(slot: Slot, plan: SlotPlan, may_cut: bool, pads: bool) -> tuple[int, ...]:
+    """The columns of one slot, in the order of :class:`SlotColumns` and :class:`LoopColumns`."""
+    return (
+        slot.prompt_length,
+        slot.length,
+        slot.block_begin,
+        slot.block_end,
+        slot.end,
+        slot.step,
+        plan.begin,
+        plan.end,
+        plan.marked,
+        plan.tested,
+        slot.seed,
+        slot.step,
+        slot.num_commit,
+        slot.candidates_begin(plan),
+        NO_LIMIT if plan.window is None else plan.window,
+        plan.begin if plan.slice_shift else 0,
+        may_cut,
+        pads,
+    )
+
+
+FREE_SLOT = (0,) * (len(_COLUMNS) + len(_LOOP_COLUMNS))
+
+
+class StepControl:
+    """A control block, cut into named vectors."""
+
+    __slots__ = ("columns", "loop", "spans", "kv_lens", "extra")
+
+    def __init__(self, block: Tensor, num_slots: int, copies: int) -> None:
+        """``block``: what :func:`flatten` made, on the device."""
+        names = len(FREE_SLOT)
+        vectors, spans, self.kv_lens, self.extra = block.split(
+            [names * num_slots, 4 * num_slots, copies * num_slots,
+             block.numel() - (names + 4 + copies) * num_slots]
+        )  # fmt: skip
+        vectors = vectors.view(names, num_slots).unbind()
+        self.columns = SlotColumns(*vectors[: len(_COLUMNS)])
+        self.loop = LoopColumns(*vectors[len(_COLUMNS) :])
+        self.spans = spans.view(num_slots, 4)
+
+
+def flatten(numbers: Sequence[Sequence[int]], copies: int, extra: Sequence[int] = ()) -> list[int]:
+    """The block of a step: the columns, ``ops.commit_``'s spans, the number of keys of every slot
+    of the network, and ``extra``."""
+    flat = [value for column in zip(*numbers, strict=True) for value in column]
+    flat += [value for slot in numbers for value in slot[:4]]
+    flat += [slot[1] for slot in numbers] * copies
+    flat += extra
+    return flat
+
+
+def due_rows(views: Sequence[SlotView | None], capacity: int, size: int) -> list[int]:
+    """Random order: the rows whose turn it is, in a list of ``size`` entries, and its ``cu_rows``."""
+    due = [[] if view is None else sorted(view.due) for view in views]
+    rows = [slot * capacity + p for slot, places in enumerate(due) for p in places]
+    ends = accumulate(map(len, due), initial=0)
+    return [*rows, *[-1] * (size - len(rows)), *ends]
+
+
+class ControlBlock:
+    """Where the control block of a step stands on the device: always at the same place.
+
+    Args:
+        size: numbers of the largest block.
+    """
+
+    def __init__(self, device: torch.device, size: int) -> None:
+        self._on_host = device.type == "cpu"
+        if not self._on_host:
+            self._staging = torch.empty(size, dtype=torch.int64, pin_memory=True)
+            self._block = torch.empty(size, dtype=torch.int64, device=device)
+
+    @classmethod
+    def of_slots(
+        cls, device: torch.device, num_slots: int, copies: int, layers: int, gen_length: int
+    ) -> ControlBlock:
+        """With room for every block of a decoder: budgets of all layers and a whole drawn order."""
+        size = (len(FREE_SLOT) + 4 + copies + layers * copies + 2 * gen_length + 8) * num_slots + 1
+        return cls(device, size)
+
+    def upload(self, flat: Sequence[int]) -> Tensor:
+        """The numbers on the device, by one copy that does not wait."""
+        numbers = torch.tensor(flat, dtype=torch.int64)
+        if self._on_host:
+            return numbers
+        # The host has waited for the step before, so nothing reads the staging area any more.
+        staging, block = self._staging[: len(flat)], self._block[: len(flat)]
+        staging.copy_(numbers)
+        return block.copy_(staging, non_blocking=True)

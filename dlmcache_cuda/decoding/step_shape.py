@@ -1,0 +1,67 @@
+"""The sizes of a step's lists: all that its program depends on besides its decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StepShape:
+    """Two steps of one decoder and one shape differ in numbers on the device only.
+
+    Where sizes are upper bounds, unused entries of the lists are -1.
+    """
+
+    entering: int | None
+    """Rows that enter the network; None: to be counted on the device."""
+    counts: tuple[int, ...] | None
+    """Of each of its slots, where these numbers may be relied on."""
+    predicted: int | None
+    """Positions that the head predicts; None: to be counted on the device."""
+    window: int
+    """Rows of ``StepPlan.window``."""
+    budgets: tuple[int | None, ...] | None
+    """``LayerBudgets.sizes`` where layers select."""
+    marked: bool
+    """Marked rows enter in some slots."""
+    limited: bool
+    """Windows limit what is predicted."""
+    sliced: bool
+    """``SlotPlan.slice_shift`` is set somewhere."""
+    tested: bool
+    """Layers test drift."""
+    cuts: bool
+    """Sequences may be ended early."""
+    resumes: bool = False
+    """The step goes on with slots whose boundary was guessed wrong."""
+
+    def rounded(self) -> StepShape:
+        """A shape for steps of slightly different sizes, without relying on counts."""
+        return StepShape(
+            entering=rounded_size(self.entering),
+            counts=None,
+            predicted=rounded_size(self.predicted),
+            window=rounded_size(self.window),
+            budgets=_rounded_all(self.budgets),
+            marked=self.marked,
+            limited=self.limited,
+            sliced=self.sliced,
+            tested=self.tested,
+            cuts=self.cuts,
+            resumes=self.resumes,
+        )
+
+
+def rounded_size(rows: int) -> int:
+    """The row capacity that a list of so many rows is given: at most an eighth above, from 64 on."""
+    step = 8
+    while rows > 8 * step:
+        step *= 2
+    return -(-rows // step) * step
+
+
+def _rounded_all(sizes: Sequence[int | None] | None) -> tuple[int | None, ...] | None:
+    if sizes is None:
+        return None
+    return tuple(None if size is None else rounded_size(size) for size in sizes)

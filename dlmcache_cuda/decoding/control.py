@@ -95,7 +95,7 @@ def flatten(numbers: Sequence[Sequence[int]], copies: int, extra: Sequence[int] 
 
 
 def due_rows(views: Sequence[SlotView | None], capacity: int, size: int) -> list[int]:
-    """Random order: the rows whose turn it is, in a list of ``size`` entries, and its ``cu_rows``."""
+    """Random order: the rows whose turn it is, in ``size`` entries, and their ``cu_rows``."""
     due = [[] if view is None else sorted(view.due) for view in views]
     rows = [slot * capacity + p for slot, places in enumerate(due) for p in places]
     ends = accumulate(map(len, due), initial=0)
@@ -110,10 +110,9 @@ class ControlBlock:
     """
 
     def __init__(self, device: torch.device, size: int) -> None:
-        self._on_host = device.type == "cpu"
-        if not self._on_host:
-            self._staging = torch.empty(size, dtype=torch.int64, pin_memory=True)
-            self._block = torch.empty(size, dtype=torch.int64, device=device)
+        on_cuda = device.type == "cuda"
+        self._staging = torch.empty(size, dtype=torch.int64, pin_memory=True) if on_cuda else None
+        self._block = torch.empty(size, dtype=torch.int64, device=device)
 
     @classmethod
     def of_slots(
@@ -126,9 +125,7 @@ class ControlBlock:
     def upload(self, flat: Sequence[int]) -> Tensor:
         """The numbers on the device, by one copy that does not wait."""
         numbers = torch.tensor(flat, dtype=torch.int64)
-        if self._on_host:
-            return numbers
-        # The host has waited for the step before, so nothing reads the staging area any more.
-        staging, block = self._staging[: len(flat)], self._block[: len(flat)]
-        staging.copy_(numbers)
-        return block.copy_(staging, non_blocking=True)
+        if self._staging is not None:
+            # The host has waited for the step before: nothing reads the staging area any more.
+            numbers = self._staging[: len(flat)].copy_(numbers)
+        return self._block[: len(flat)].copy_(numbers, non_blocking=True)

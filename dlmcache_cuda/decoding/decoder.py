@@ -27,7 +27,7 @@ from dlmcache_cuda.decoding.output import DecodedSequence
 from dlmcache_cuda.decoding.phases import PhaseTimer
 from dlmcache_cuda.decoding.slots import Slot, SlotStatus
 from dlmcache_cuda.decoding.step_outcome import StepOutcome
-from dlmcache_cuda.decoding.step_program import StepProgram
+from dlmcache_cuda.decoding.step_program import StepOutput, StepProgram
 from dlmcache_cuda.decoding.step_shape import StepShape
 from dlmcache_cuda.decoding.trace import step_traces
 from dlmcache_cuda.model import Llada
@@ -95,7 +95,7 @@ class Decoder:
         guesses = self.stack.spec.tracking is not None and self.sampler.cfg_scale > 0
         self.exact = policy.reads_device or guesses or not reads_nothing(device)
         self.graphs: StepGraphs | None = None
-        if device.type == "cuda" and settings.cuda_graphs and not self.exact and not settings.trace:
+        if captures_steps(settings) and not self.exact and not settings.trace:
             self.graphs = StepGraphs(device, self.timer)
         self._block = ControlBlock.of_slots(
             device,
@@ -168,12 +168,17 @@ class Decoder:
             captures = self.graphs is not None and self._may_capture(plan, boundary)
             if captures:
                 shape = shape.rounded()
+                plan.window_rows = shape.window
             control = self._upload(step, plan, budgets, shape)
         program = StepProgram(self, step, plan, control, shape, budgets, boundary)
         output = self.graphs.run(shape, program.run) if captures else program.run()
         with self.timer.phase("readback"):
-            report = output.report.tolist()
+            report = self._read(output)
         return StepOutcome.read(output, report, len(self.slots), shape)
+
+    def _read(self, output: StepOutput) -> list[int]:
+        """The report on the host, which waits for it."""
+        return output.report.tolist()
 
     def _slot_rows(self, step: StepView, plan: StepPlan) -> list[SlotRows]:
         """What every slot of the network brings to its layers."""
@@ -377,6 +382,11 @@ class Decoder:
 def reads_nothing(device: torch.device) -> bool:
     """Whether steps leave the device alone until they are over: where asking it is not free."""
     return device.type == "cuda"
+
+
+def captures_steps(settings: DecodeSettings) -> bool:
+    """Whether steps are captured as CUDA graphs."""
+    return settings.cuda_graphs
 
 
 def _of_slots(

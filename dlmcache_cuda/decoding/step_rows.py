@@ -84,14 +84,9 @@ class StepRows:
         if shape.resumes:
             # The rows that entered went through the guess already.
             begin, active = stop, None
-        row_index, cu_rows = ops.build_rows(
-            begin,
-            stop,
-            canvas.capacity,
-            entering,
-            flags=None if active is None else active.flatten(),
-        )
-        self.entering = RowList(row_index, cu_rows, counts, canvas.capacity)
+        flagged = None if active is None else active.flatten()
+        listed = ops.build_rows(begin, stop, canvas.capacity, entering, flags=flagged)
+        self.entering = RowList(*listed, counts, canvas.capacity)
         self._candidates: RowList | None = None
         if due is not None:
             self.predicted = RowList(*due, None, canvas.capacity)

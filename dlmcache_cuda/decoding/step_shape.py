@@ -54,7 +54,7 @@ class StepShape:
 
 
 def rounded_size(rows: int) -> int:
-    """The row capacity that a list of so many rows is given: at most an eighth above, from 64 on."""
+    """The length that a list of so many rows is given: from 64 on at most an eighth more."""
     step = 8
     while rows > 8 * step:
         step *= 2

@@ -180,6 +180,14 @@ class StepResult:
     """``[S]`` bool: slots whose step is over; the others go on with more rows, and what is told of
     them now does not hold. None: all."""
 
+    def keep(self, state: Tensor, new: Tensor) -> None:
+        """Renews ``state``, ``[M]`` or ``[S * capacity]``, of the slots that are done."""
+        if self.done is not None:
+            entries = state.view(-1, self.masked.numel() // self.done.numel())
+            copies = len(entries) // self.done.numel()
+            new = new.where(self.done.repeat(copies)[:, None].expand_as(entries).flatten(), state)
+        state.copy_(new)
+
 
 @dataclass(frozen=True, slots=True)
 class PolicyConfig:

@@ -135,11 +135,8 @@ class Composed(Elastic):
 
     def _newly(self, result: StepResult) -> Tensor:
         stays = (self._stays - 1).clamp_(min=0).masked_fill_(result.newly, self.config.delay_steps)
-        if result.done is not None:
-            going_on = ~result.done.repeat_interleave(self.frame.capacity)
-            stays = self._stays.where(going_on, stays)
-        self._stays.copy_(stays)
-        return stays > 0
+        result.keep(self._stays, stays)
+        return self._stays > 0
 
     @classmethod
     def exact_config(cls) -> ComposedConfig:

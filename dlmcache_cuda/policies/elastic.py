@@ -122,7 +122,7 @@ class Elastic(CachePolicy):
         plan.window = self._window(step, plan.window_rows)
         # Entry -1 of the marks takes the unused places of the window.
         marks = torch.cat((self._kept, self._kept.new_zeros(1)))
-        marks[plan.window.row_index] = True
+        marks.index_fill_(0, plan.window.row_index, True)
         plan.marks = marks[:-1]
 
     def max_rows(self, view: SlotView, plan: SlotPlan) -> int:
@@ -168,7 +168,8 @@ class Elastic(CachePolicy):
         return result.newly
 
     def after_commit(self, result: StepResult) -> None:
-        self._kept.copy_(result.tracked | self.frame.twinned(self._newly(result)))
+        kept = result.tracked | self.frame.twinned(self._newly(result))
+        result.keep(self._kept, kept)
 
     @classmethod
     def exact_config(cls) -> ElasticConfig:

@@ -141,7 +141,7 @@ class Tracking:
             limits,
             rows.num_slots * self.spec.track_num,
         )[0]
-        found[most_attended] = True
+        found.index_fill_(0, most_attended, True)
 
     def end(self) -> Tensor:
         """Makes what was found the tracked rows of the next step."""

@@ -1,0 +1,122 @@
+"""Steps that read nothing of the device until they are over, and steps replayed as graphs.
+
+On a CPU steps are exact: they read counts as they go. Here they run as on a GPU, with bounds for
+sizes and guessed boundaries, and, captured on the host, as a CUDA graph would replay them. All must
+decode the same; exact steps are compared with the oracles elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from oracles.compare import random_prompts
+from oracles.every_policy import CASES, assert_same, config_of, model_of, options_of
+
+import dlmcache_cuda
+from dlmcache_cuda.decoding import decoder as decoder_module
+from dlmcache_cuda.policies import available_policies
+from dlmcache_cuda.testing.host_graph import HostStepGraphs
+
+LENGTHS = [3, 11, 1, 7, 20]
+COMMITS = {
+    "fixed": {},
+    "two-blocks": {"block_length": 12, "steps": 12},
+    "threshold": {"threshold": 0.02, "block_length": 8},
+    "warm": {"temperature": 0.7},
+    "guided": {"cfg_scale": 1.5, "block_length": 12},
+}
+
+
+@contextlib.contextmanager
+def resident(graphs: bool = False):
+    """Decoders made within run their steps as on a GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoder_module, "reads_nothing", lambda device: True)
+        if graphs:
+            patch.setattr(decoder_module, "captures_steps", lambda settings: True)
+            patch.setattr(decoder_module, "StepGraphs", HostStepGraphs)
+        yield
+
+
+def commit_options(name: str, commit: str) -> dict[str, Any]:
+    options = dict(COMMITS[commit])
+    if commit == "threshold" and available_policies()[name].remasking:
+        pytest.skip("a fixed number of commits only")
+    return options
+
+
+def assert_same_output(mine, exact, where: str) -> None:
+    for i, (a, b) in enumerate(zip(mine.sequences, exact.sequences, strict=True)):
+        assert_same(a, b, f"{where}, sequence {i}")
+
+
+@pytest.mark.parametrize("commit", list(COMMITS))
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_steps_that_read_nothing_decode_the_same(family, name, commit):
+    model, prompts = model_of(family), random_prompts(2, LENGTHS)
+    options = options_of(name, gen_length=24, cache=config_of(name), seed=3)
+    options |= commit_options(name, commit)
+    exact = dlmcache_cuda.decode(model, prompts, batch_size=3, trace=True, **options)
+    with resident():
+        mine = dlmcache_cuda.decode(model, prompts, batch_size=3, trace=True, **options)
+    assert_same_output(mine, exact, "resident")
+    assert mine.stats.forwards == exact.stats.forwards
+    for a, b in zip(mine.sequences, exact.sequences, strict=True):
+        for step, (t, u) in enumerate(zip(a.trace, b.trace, strict=True)):
+            assert t.similarity == pytest.approx(u.similarity, abs=1e-6), f"step {step}"
+
+
+@pytest.mark.parametrize("commit", list(COMMITS))
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_replayed_steps_decode_the_same(family, name, commit):
+    """Prompts, lengths and the batch's composition change while graphs are replayed."""
+    model, prompts = model_of(family), random_prompts(2, LENGTHS)
+    options = options_of(name, gen_length=24, cache=config_of(name), seed=3)
+    options |= commit_options(name, commit)
+    exact = dlmcache_cuda.decode(model, prompts, batch_size=2, **options)
+    HostStepGraphs.captured = HostStepGraphs.replayed = 0
+    with resident(graphs=True):
+        mine = dlmcache_cuda.decode(model, prompts, batch_size=2, **options)
+    for i, (a, b) in enumerate(zip(mine.sequences, exact.sequences, strict=True)):
+        assert a.ids.tolist() == b.ids.tolist(), f"sequence {i}"
+        assert a.commit_step.tolist() == b.commit_step.tolist(), f"sequence {i}"
+        assert (a.forwards, a.rows_computed) == (b.forwards, b.rows_computed), f"sequence {i}"
+    policy = available_policies()[name]
+    alone = policy.reads_device is True or (commit == "guided" and name in ("elastic", "composed"))
+    if name == "none" or alone:
+        assert HostStepGraphs.captured == 0
+    elif commit == "fixed" and name not in ("prefix", "dual", "dkv-pd"):
+        assert HostStepGraphs.replayed > HostStepGraphs.captured > 0
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+@given(
+    data=st.data(),
+    case=st.sampled_from(CASES),
+    lengths=st.lists(st.integers(1, 14), min_size=1, max_size=4),
+)
+def test_random_settings_decode_the_same(data, case, lengths):
+    family, name = case
+    model = model_of(family)
+    block = data.draw(st.sampled_from([None, 6, 12]), "block_length")
+    options = options_of(name, gen_length=24, block_length=block, cache=config_of(name), seed=5)
+    options["steps"] = data.draw(st.sampled_from([24, 12]), "steps")
+    options["temperature"] = data.draw(st.sampled_from([0.0, 1.0]), "temperature")
+    prompts = random_prompts(data.draw(st.integers(0, 99), "prompts"), lengths)
+    batch_size = data.draw(st.integers(1, 4), "batch_size")
+    exact = dlmcache_cuda.decode(model, prompts, batch_size=batch_size, **options)
+    for graphs in (False, True):
+        with resident(graphs):
+            mine = dlmcache_cuda.decode(model, prompts, batch_size=batch_size, **options)
+        for a, b in zip(mine.sequences, exact.sequences, strict=True):
+            assert a.ids.tolist() == b.ids.tolist()
+            assert a.commit_step.tolist() == b.commit_step.tolist()
+            assert a.rows_computed == b.rows_computed

@@ -33,13 +33,17 @@ class LoopColumns:
     """1 where an end of text that is committed now ends the sequence."""
     pads: Tensor
     """1 where what stands behind the first end of text becomes padding."""
+    boundary: Tensor
+    """From which layer on a step that goes on computes the canvas."""
 
 
 _COLUMNS = [field.name for field in fields(SlotColumns)]
 _LOOP_COLUMNS = [field.name for field in fields(LoopColumns)]
 
 
-def slot_numbers(slot: Slot, plan: SlotPlan, may_cut: bool, pads: bool) -> tuple[int, ...]:
+def slot_numbers(
+    slot: Slot, plan: SlotPlan, may_cut: bool, pads: bool, boundary: int | None
+) -> tuple[int, ...]:
     """The columns of one slot, in the order of :class:`SlotColumns` and :class:`LoopColumns`."""
     return (
         slot.prompt_length,
@@ -60,6 +64,7 @@ def slot_numbers(slot: Slot, plan: SlotPlan, may_cut: bool, pads: bool) -> tuple
         plan.begin if plan.slice_shift else 0,
         may_cut,
         pads,
+        boundary or 0,
     )
 
 

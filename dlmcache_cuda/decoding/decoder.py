@@ -169,7 +169,7 @@ class Decoder:
             if captures:
                 shape = shape.rounded()
                 plan.window_rows = shape.window
-            control = self._upload(step, plan, budgets, shape)
+            control = self._upload(step, plan, budgets, shape, boundary)
         program = StepProgram(self, step, plan, control, shape, budgets, boundary)
         output = self.graphs.run(shape, program.run) if captures else program.run()
         with self.timer.phase("readback"):
@@ -259,13 +259,21 @@ class Decoder:
         return every is not None and slot is not None and (slot.step + 1) % every == 0
 
     def _upload(
-        self, step: StepView, plan: StepPlan, budgets: BudgetPlan | None, shape: StepShape
+        self,
+        step: StepView,
+        plan: StepPlan,
+        budgets: BudgetPlan | None,
+        shape: StepShape,
+        boundary: Sequence[int | None] | None,
     ) -> StepControl:
+        bounds = boundary or [None] * len(self.slots)
         numbers = [
             FREE_SLOT
             if view is None
-            else slot_numbers(slot, chosen, self._may_cut(slot), self._pads(slot))
-            for slot, view, chosen in zip(self.slots, step.slots, plan.slots, strict=True)
+            else slot_numbers(slot, chosen, self._may_cut(slot), self._pads(slot), bound)
+            for slot, view, chosen, bound in zip(
+                self.slots, step.slots, plan.slots, bounds, strict=True
+            )
         ]
         extra = [] if budgets is None else [n for layer in budgets.rows for n in layer]
         if self.random_order:

@@ -123,6 +123,7 @@ class StepProgram:
             window=plan.window,
             masked=self._masked_to_end() if spec.tracking else None,
             boundary=self.boundary,
+            bounds=None if self.boundary is None else control.loop.boundary,
         )
 
     def _layer_budgets(self) -> LayerBudgets | None:

@@ -57,6 +57,8 @@ class StackStep:
     boundary: Sequence[int | None] | None = None
     """A step that goes on with the slots whose boundary was guessed wrong: from which layer each
     computes its canvas; no rows enter."""
+    bounds: Tensor | None = None
+    """``[S]`` int64: the same on the device, 0 for the other slots, which have no keys."""
 
     @property
     def lengths(self) -> Sequence[int]:

@@ -52,10 +52,6 @@ class Tracking:
             most = int((flags.view(slots, capacity) & inside).sum())
         self._open = flagged_rows(lengths, flags, capacity, most)
         self._limits = torch.full_like(lengths, self.spec.track_num)
-        if step.resumes:
-            never = len(self.inputs)
-            bounds = [never if bound is None else bound for bound in step.boundary]
-            self._bounds = torch.tensor(bounds).to(flags.device)
         self._list_tracked(step.tested)
 
     def _list_tracked(self, tested: Tensor) -> None:
@@ -119,7 +115,7 @@ class Tracking:
         window, found, limits = self._step.window, self._found[layer], self._limits
         if self._step.resumes:
             # What the guess found does not hold in the layers that a slot computes anew.
-            limits = limits * (self._bounds <= layer)
+            limits = limits * (self._step.bounds <= layer)
             for slot, bound in enumerate(self._step.boundary):
                 if bound is not None and layer >= bound:
                     found[slot * rows.capacity : (slot + 1) * rows.capacity] = False

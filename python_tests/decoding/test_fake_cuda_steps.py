@@ -1,0 +1,175 @@
+"""Whole decode steps on fake CUDA tensors: shapes, dtypes and devices fit, and no step waits.
+
+Fake tensors have no data, so anything that the host wants to know of the device in the middle of a
+step raises an error. What it legitimately reads, the report at the end, comes from a decoder on the
+CPU that goes through the same steps.
+"""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import dataclasses
+import os
+import subprocess
+from typing import Any
+
+import pytest
+import torch
+from oracles.compare import random_prompts
+from oracles.every_policy import CASES, config_of, model_of, options_of
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+from torch.utils.cpp_extension import include_paths, library_paths
+
+from dlmcache_cuda import _extension
+from dlmcache_cuda.decoding import api
+from dlmcache_cuda.decoding import decoder as decoder_module
+from dlmcache_cuda.decoding.decoder import Decoder
+from dlmcache_cuda.decoding.measure import _decode_defaults
+from dlmcache_cuda.decoding.step_program import StepProgram
+from dlmcache_cuda.policies import make_policy
+from dlmcache_cuda.stack import selection
+
+pytestmark = pytest.mark.skipif(
+    not _extension.has_cuda(), reason="the extension was built without CUDA operators"
+)
+# A CPU build of torch refuses to index even a tensor that merely claims to be on a CUDA device.
+GUARD = """
+#include <c10/core/impl/DeviceGuardImplInterface.h>
+C10_REGISTER_GUARD_IMPL(CUDA, c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA>)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _device_guard(tmp_path_factory):
+    if torch.version.cuda is not None:
+        return
+    source = tmp_path_factory.mktemp("guard") / "guard.cpp"
+    source.write_text(GUARD)
+    library = source.with_suffix(".so")
+    command = [os.environ.get("CXX", "c++"), "-std=c++20", "-shared", "-fPIC", str(source)]
+    command += [f"-I{path}" for path in include_paths()]
+    command += [f"-L{path}" for path in library_paths()]
+    subprocess.run([*command, "-lc10", "-o", str(library)], check=True)
+    ctypes.CDLL(str(library))
+
+
+class NoCopies(TorchDispatchMode):
+    """Refuses what would move data between host and device."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        devices = {leaf.device.type for leaf in tensors((args, kwargs, result)) if leaf.dim() > 0}
+        assert devices <= {"cuda"}, f"{func} inside a step involves the devices {devices}"
+        return result
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)]
+
+
+def on_fake_cuda(model: Any, dtype: torch.dtype) -> Any:
+    """The model with weights of no content on a device that need not exist."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return torch.empty(value.shape, dtype=dtype, device="cuda")
+        return value
+
+    fake = copy.copy(model)
+    for name in ("embedding", "final_norm", "head"):
+        setattr(fake, name, moved(getattr(model, name)))
+    fake.device, fake.dtype = torch.device("cuda:0"), dtype
+    fake.layers = []
+    for layer in model.layers:
+        block = copy.copy(layer)
+        fields = [field.name for field in dataclasses.fields(layer.weights)]
+        block.weights = dataclasses.replace(
+            layer.weights, **{name: moved(getattr(layer.weights, name)) for name in fields}
+        )
+        fake.layers.append(block)
+    table = torch.empty((64, model.config.head_dim), device="cuda")
+    fake.cos_sin = lambda capacity: table[:capacity]
+    return fake
+
+
+class Recording(Decoder):
+    """Remembers every report."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.reports: list[list[int]] = []
+
+    def _read(self, output: Any) -> list[int]:
+        self.reports.append(super()._read(output))
+        return self.reports[-1]
+
+
+class Following(Decoder):
+    """Takes its reports from another decoder."""
+
+    reports: list[list[int]]
+
+    def _read(self, output: Any) -> list[int]:
+        report = self.reports.pop(0)
+        assert output.report.shape == (len(report),) and output.report.dtype == torch.int64
+        return report
+
+    def _result(self, place: int, slot: Any, status: Any, reason: str) -> str:
+        return reason
+
+
+@pytest.mark.parametrize(("family", "name"), [c for c in CASES if c[1] not in ("d2", "dkv-greedy")])
+def test_no_step_waits_for_the_device(monkeypatch, family, name):
+    dtype = torch.bfloat16
+    monkeypatch.setattr(decoder_module, "reads_nothing", lambda device: True)
+    model, prompts = model_of(family), random_prompts(4, [9, 3])
+    policy = make_policy(config_of(name))
+    given = {"gen_length": 12, "block_length": 6, "cfg_scale": 0.0, "temperature": 0.5}
+    options = _decode_defaults() | options_of(name, **given)
+    settings = api.check_settings(model, policy, **options)
+    real = Recording(model, policy, settings, num_slots=2, capacity=48)
+
+    def fake_proxies(model: Any, rank: float) -> list[Tensor]:
+        rows = min(int(rank), model.config.n_kv_heads * model.config.head_dim)
+        return [torch.empty(rows, model.config.d_model, dtype=dtype, device="cuda")] * 3
+
+    def watched(run):
+        def program(self):
+            with NoCopies():
+                return run(self)
+
+        return program
+
+    mode = FakeTensorMode()
+    with mode:
+        with monkeypatch.context() as patch:
+            patch.setattr(selection, "singular_proxies", fake_proxies)
+            fake = Following(
+                on_fake_cuda(model, dtype),
+                make_policy(config_of(name)),
+                dataclasses.replace(settings, cuda_graphs=False),
+                num_slots=2,
+                capacity=48,
+            )
+    fake.reports = real.reports
+    waiting = list(range(len(prompts)))
+    resumed = steps = 0
+    while waiting or not real.idle:
+        while waiting and real.has_free_slot:
+            sequence = waiting.pop(0)
+            real.add(sequence, prompts[sequence], 3)
+            with mode:
+                fake.add(sequence, mode.from_tensor(prompts[sequence]), 3)
+        ended = real.step()
+        resumed += len(real.reports) > 1
+        with mode, monkeypatch.context() as patch:
+            patch.setattr(StepProgram, "run", watched(StepProgram.run))
+            assert fake.step().keys() == ended.keys()
+        steps += 1
+    assert steps >= 12 and not real.reports
+    assert not fake.exact
+    assert (resumed > 0) == (name in ("elastic", "composed"))

@@ -145,16 +145,15 @@ def test_no_step_waits_for_the_device(monkeypatch, family, name):
         return program
 
     mode = FakeTensorMode()
-    with mode:
-        with monkeypatch.context() as patch:
-            patch.setattr(selection, "singular_proxies", fake_proxies)
-            fake = Following(
-                on_fake_cuda(model, dtype),
-                make_policy(config_of(name)),
-                dataclasses.replace(settings, cuda_graphs=False),
-                num_slots=2,
-                capacity=48,
-            )
+    with mode, monkeypatch.context() as patch:
+        patch.setattr(selection, "singular_proxies", fake_proxies)
+        fake = Following(
+            on_fake_cuda(model, dtype),
+            make_policy(config_of(name)),
+            dataclasses.replace(settings, cuda_graphs=False),
+            num_slots=2,
+            capacity=48,
+        )
     fake.reports = real.reports
     waiting = list(range(len(prompts)))
     resumed = steps = 0

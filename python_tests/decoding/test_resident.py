@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracles.compare import random_prompts
 from oracles.every_policy import CASES, assert_same, config_of, model_of, options_of
+from oracles.host_graph import HostStepGraphs
 
 import dlmcache_cuda
 from dlmcache_cuda.decoding import decoder as decoder_module
 from dlmcache_cuda.policies import available_policies
-from dlmcache_cuda.testing.host_graph import HostStepGraphs
 
 LENGTHS = [3, 11, 1, 7, 20]
 COMMITS = {

@@ -132,7 +132,7 @@ class Llada:
         """Embeddings ``[R, W]`` of the tokens that stand at the rows; zeros for unused rows."""
         ids = ops.gather_rows(tokens, row_index)
         # An unused row's token reads as 0; it must not become the embedding of token 0.
-        return ops.gather_rows(self.embedding, torch.where(row_index < 0, -1, ids))
+        return ops.gather_rows(self.embedding, ids.masked_fill(row_index < 0, -1))
 
     def forward_rows(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dlmcache_cuda import ops
@@ -115,7 +114,7 @@ class Sampler:
         chosen = draws < num_commit[slot] * SHARE_UNIT
         # A NaN prediction stays one, wherever it stands, so that it is reported.
         kept = chosen | (prediction.token < 0)
-        token = torch.where(kept, prediction.token, model.mask_token_id)
+        token = prediction.token.masked_fill(~kept, model.mask_token_id)
         return prediction._replace(token=token)
 
     def score(

@@ -15,6 +15,8 @@ STABLE_TORCH_LIBRARY(dlmcache, m) {
 
   // norm: x [M, W], weight [W], row_index [R] -> [R, W]
   m.def("rms_norm(Tensor x, Tensor weight, float eps, Tensor? row_index=None) -> Tensor");
+  // x, y [R, W], weight [W] -> x + y and its norm [R, W]
+  m.def("add_rms_norm(Tensor x, Tensor y, Tensor weight, float eps) -> (Tensor, Tensor)");
 
   // rope_cache: qkv [R, (H + 2 Hkv) D], cos_sin [capacity, D], k_cache and v_cache [M, Hkv, D] -> rotated q [R, H, D]
   m.def(

@@ -1,4 +1,4 @@
-"""Cases of rms_norm."""
+"""Cases of rms_norm and add_rms_norm."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.case import Case
 from dlmcache_cuda import reference
-from dlmcache_cuda.ops import rms_norm
+from dlmcache_cuda.ops import add_rms_norm, rms_norm
 
 #: Name, rows of the input, width, dtype.
 MODELS = (
@@ -31,4 +31,14 @@ def cases(device: str) -> Iterator[Case]:
                 (2 * num_rows + 1) * width * x.element_size() + 8 * num_rows,
                 4 * num_rows * width,
                 lambda a=(x, weight, 1e-5, index): reference.rms_norm(*a),
+            )
+        for num_rows in (32, 1024):
+            y = torch.randn(num_rows, width, device=device).to(dtype)
+            yield Case(
+                "add_rms_norm",
+                f"{name} {num_rows} x {width} {str(dtype)[6:]}",
+                lambda a=(x[:num_rows], y, weight, 1e-5): add_rms_norm(*a),
+                (4 * num_rows + 1) * width * x.element_size(),
+                5 * num_rows * width,
+                lambda a=(x[:num_rows], y, weight, 1e-5): reference.add_rms_norm(*a),
             )

@@ -41,6 +41,7 @@ const char* active_arch() { return has_avx2() ? "avx2" : "baseline"; }
 }  // namespace dlmcache::cpu
 
 DLMCACHE_DISPATCH_CPU(rms_norm_rows, dlmcache::RmsNormParams)
+DLMCACHE_DISPATCH_CPU(add_rms_norm_rows, dlmcache::AddRmsNormParams)
 DLMCACHE_DISPATCH_CPU(gather_rows, dlmcache::RowsParams)
 DLMCACHE_DISPATCH_CPU(scatter_rows, dlmcache::RowsParams)
 DLMCACHE_DISPATCH_CPU(rope_scatter_kv_rows, dlmcache::RopeScatterKvParams)

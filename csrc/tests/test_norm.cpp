@@ -1,4 +1,4 @@
-// RMSNorm of selected rows: CPU loops and emulated kernels against double precision.
+// RMSNorm of selected rows, and of sums: CPU loops and emulated kernels against double precision.
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -52,6 +52,47 @@ void check_size(const Size& s, const std::vector<int64_t>* index) {
   });
 }
 
+// The sum to the bit, and the norm to the bit what the norm of that sum is on the same side.
+void check_sum(const Size& s) {
+  for_each_dtype([&](auto zero, DType dtype, double) {
+    using scalar_t = decltype(zero);
+    const int64_t stride = s.width + s.padding;
+    Values<scalar_t> x(s.num_source * stride, 2.0f, 3, s.offset), y(s.num_source * stride, 2.0f, 4, s.offset),
+        weight(s.width, 1.0f, 5);
+    Values<scalar_t> sum(s.num_source * s.width), normed(s.num_source * s.width), expected(s.num_source * s.width);
+    for (const bool on_cuda : {false, true}) {
+      const AddRmsNormParams p{dtype,    s.num_source, s.width,       1e-5f,      x.data(),     stride,
+                               y.data(), stride,       weight.data(), sum.data(), normed.data()};
+      if (on_cuda) {
+        CHECK(cuda::launch_add_rms_norm(p, nullptr) == nullptr);
+      } else {
+        cpu::add_rms_norm_rows(p, 0, s.num_source / 2);
+        cpu::add_rms_norm_rows(p, s.num_source / 2, s.num_source);
+      }
+      const RmsNormParams norm{dtype,   s.num_source,  s.width, 1e-5f,          sum.data(),
+                               s.width, weight.data(), nullptr, expected.data()};
+      if (on_cuda) {
+        CHECK(cuda::launch_rms_norm(norm, nullptr) == nullptr);
+      } else {
+        cpu::rms_norm_rows(norm, 0, s.num_source);
+      }
+      for (int64_t r = 0; r < s.num_source; ++r) {
+        for (int64_t i = 0; i < s.width; ++i) {
+          const float added = static_cast<float>(x[r * stride + i]) + static_cast<float>(y[r * stride + i]);
+          CHECK_NEAR(sum[r * s.width + i], to_float(from_float<scalar_t>(added)), 0.0);
+          CHECK_NEAR(normed[r * s.width + i], expected[r * s.width + i], 0.0);
+        }
+      }
+    }
+  });
+}
+
+TEST(sums) {
+  check_sum({3, 256, 0, 0});
+  check_sum({2, 129, 0, 0});
+  check_sum({2, 769, 5, 0});
+  check_sum({2, 64, 1, 1});
+}
 TEST(all_rows_in_vectors) { check_size({3, 256, 0, 0}, nullptr); }
 TEST(one_element) { check_size({1, 1, 0, 0}, nullptr); }
 TEST(odd_width) { check_size({3, 129, 0, 0}, nullptr); }

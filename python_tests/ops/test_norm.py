@@ -1,11 +1,11 @@
-"""What is particular about rms_norm: rounding order, geometry, messages."""
+"""What is particular about the norms: rounding order, geometry, messages."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from dlmcache_cuda.ops import rms_norm
+from dlmcache_cuda.ops import add_rms_norm, rms_norm
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -89,3 +89,30 @@ X, WEIGHT, INDEX = torch.zeros(4, 6), torch.zeros(6), torch.tensor([0, 3])
 def test_rejects(x, weight, index, message):
     with pytest.raises(RuntimeError, match="rms_norm: " + message):
         rms_norm(x, weight, 1e-5, index)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [1, 96, 771])
+def test_the_norm_of_a_sum_is_the_sum_then_the_norm(dtype, width, device):
+    wide = torch.randn(9, 2 * width + 3).to(device, dtype)
+    x, y = wide[:, :width], wide[:, width + 1 : 2 * width + 1]
+    weight = torch.randn(width).to(device, dtype)
+    total, normed = add_rms_norm(x, y, weight, 1e-5)
+    assert torch.equal(total, x + y)
+    assert torch.equal(normed, rms_norm(x + y, weight, 1e-5))
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "weight", "message"),
+    [
+        (X[0], X, WEIGHT, r"x must have shape \[\*, \*\], got \[6\]"),
+        (X, X[:3], WEIGHT, r"y must have shape \[4, 6\], got \[3, 6\]"),
+        (X, X, WEIGHT[:5], r"weight must have shape \[6\], got \[5\]"),
+        (X, X.half(), WEIGHT, r"y must be Float, got Half"),
+        (X, X, WEIGHT.half(), r"weight must be Float, got Half"),
+        (X, torch.zeros(6, 4).t(), WEIGHT, r"y must be contiguous in its last dimension"),
+    ],
+)
+def test_rejects_sums(x, y, weight, message):
+    with pytest.raises(RuntimeError, match="add_rms_norm: " + message):
+        add_rms_norm(x, y, weight, 1e-5)

@@ -1,4 +1,4 @@
-// RMSNorm of selected rows: contract between the tensor boundary, the CPU loops and the kernels.
+// RMSNorm of selected rows, and of sums: contract between the tensor boundary, the CPU loops and the kernels.
 #pragma once
 
 #include <cstdint>
@@ -19,13 +19,29 @@ struct RmsNormParams {
   void* out;                 // [num_rows, width], contiguous; rows of unused entries are zeros
 };
 
+struct AddRmsNormParams {
+  DType dtype;       // of everything
+  int64_t num_rows;  // R
+  int64_t width;     // W
+  float eps;
+  const void* x;  // [num_rows, width], rows x_stride elements apart
+  int64_t x_stride;
+  const void* y;  // [num_rows, width], rows y_stride elements apart
+  int64_t y_stride;
+  const void* weight;  // [width]
+  void* sum;           // [num_rows, width], contiguous: x + y
+  void* normed;        // [num_rows, width], contiguous: its norm
+};
+
 namespace cpu {
 void rms_norm_rows(const RmsNormParams& p, int64_t begin, int64_t end);
+void add_rms_norm_rows(const AddRmsNormParams& p, int64_t begin, int64_t end);
 }  // namespace cpu
 
 namespace cuda {
 // nullptr, or what the launch failed with.
 const char* launch_rms_norm(const RmsNormParams& p, void* stream);
+const char* launch_add_rms_norm(const AddRmsNormParams& p, void* stream);
 }  // namespace cuda
 
 }  // namespace dlmcache

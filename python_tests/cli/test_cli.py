@@ -54,8 +54,9 @@ def test_env_names_versions_devices_and_reasons(capsys):
     assert "cuda devices" in capsys.readouterr().out
 
 
-def test_decode_answers_a_question(capsys):
-    assert main(["decode", QUESTION.prompt, "--chat", *FAST]) == 0
+@pytest.mark.parametrize("options", [[], ["--weights", "fp8"]], ids=str)
+def test_decode_answers_a_question(options, capsys):
+    assert main(["decode", QUESTION.prompt, "--chat", *FAST, *options]) == 0
     captured = capsys.readouterr()
     assert check_answer(QUESTION, captured.out.strip())
     assert "forwards" in captured.err

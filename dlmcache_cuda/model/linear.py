@@ -63,17 +63,14 @@ class Fp8Linear:
     """``W`` as float8_e4m3fn with one scale per row; activations are quantised when they come.
 
     Args:
-        weight: ``[N, K]`` to be quantised. K, and where a slice of rows begins, must be multiples
-            of 16.
-        bias: ``[N]``, kept as it is.
+        values, scales: ``[N, K]`` and ``[N, 1]`` from :func:`.fp8.quantise_rows`.
+            On CUDA K, and where a slice of rows begins, must be multiples of 16.
+        dtype: of the activations.
+        bias: ``[N]`` in ``dtype``.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        values, scales = quantise_rows(weight)
-        self._keep(values, scales, bias, weight.dtype)
-
-    def _keep(
-        self, values: Tensor, scales: Tensor, bias: Tensor | None, dtype: torch.dtype
+    def __init__(
+        self, values: Tensor, scales: Tensor, dtype: torch.dtype, bias: Tensor | None = None
     ) -> None:
         self.bias = bias
         self.dtype = dtype
@@ -82,6 +79,11 @@ class Fp8Linear:
         missing = -len(values) % MULTIPLE
         self._values = torch.cat((values, values.new_zeros((missing, values.shape[1]))))
         self._scales = torch.cat((scales, scales.new_ones((missing, 1))))
+
+    @classmethod
+    def quantise(cls, weight: Tensor, bias: Tensor | None = None) -> Fp8Linear:
+        """Of ``weight [N, K]`` in the dtype of the activations."""
+        return cls(*quantise_rows(weight), weight.dtype, bias)
 
     def __len__(self) -> int:
         return self._num_rows
@@ -99,14 +101,12 @@ class Fp8Linear:
 
     def with_rows(self, keep: int, more: Tensor) -> Fp8Linear:
         values, scales = quantise_rows(more)
-        grown = object.__new__(Fp8Linear)
-        grown._keep(
+        return Fp8Linear(
             torch.cat((self._values[:keep], values)),
             torch.cat((self._scales[:keep], scales)),
-            _with_zeros(self.bias, keep, len(more)),
             self.dtype,
+            _with_zeros(self.bias, keep, len(more)),
         )
-        return grown
 
     @property
     def nbytes(self) -> int:

@@ -126,7 +126,7 @@ def load_weights(
             _check_finite(source, stored[part], place)
         return packed
 
-    linear = Fp8Linear if fp8 else PlainLinear
+    linear = Fp8Linear.quantise if fp8 else PlainLinear
     embedding = pack(names.embedding)
     head = embedding if config.weight_tying else pack(names.head)
     if config.weight_tying and names.head in stored:

@@ -192,6 +192,7 @@ def test_presets_on_a_terminal_are_a_table(capsys, monkeypatch):
         (["decode", "hello", "--cache-arg", "x=1"], "--cache-arg must be NAME=VALUE"),
         (["decode", "hello", "--gen-length", "0"], "gen_length must be an integer >= 1"),
         (["decode", "hello", "--block-length", "7"], "block_length must divide gen_length"),
+        (["decode", "hello", "--weights", "int8"], "load: weights must be 'fp8' or None"),
         (["decode", "hello", "--threshold", "2"], "threshold must be a number in (0, 1]"),
         (["decode", "hello", "--model", "no/such/folder/here"], "no/such/folder/here"),
         (["decode", "hello", "--file", "also-a-file"], "not both"),

@@ -333,3 +333,23 @@ def test_a_failure_halfway_is_made_good(monkeypatch):
     assert len(calls) == 4
     for a, b in zip(again, singular_proxies(random_model(18, **SIZES), 4), strict=True):
         assert torch.equal(a, b)
+
+
+def test_another_thread_computes_while_proxies_are_stacked():
+    model = random_model(19, model_type="Dream", **SIZES)
+    rows = torch.randn(9, 32)
+    expected = [layer.project(rows) for layer in model.layers]
+    done, differences = threading.Event(), []
+
+    def compute():
+        while not done.is_set():
+            for layer, plain in zip(model.layers, expected, strict=True):
+                differences.append(not torch.equal(layer.project(rows), plain))
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    for rank in range(2, KV_WIDTH + 1):
+        stack_proxies(model, rank)
+    done.set()
+    thread.join()
+    assert differences and not any(differences)

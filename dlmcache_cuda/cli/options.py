@@ -15,12 +15,18 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--model", help="checkpoint folder or hub id (default: the bundled model)")
     group.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where it can be used)")
     group.add_argument("--dtype", help="float32, bfloat16 or float16 (default: see the docs)")
+    group.add_argument("--weights", help="fp8: matrices of the blocks in 8 bits, half of bfloat16")
 
 
 def load_model(arguments: argparse.Namespace):
     import dlmcache_cuda
 
-    return dlmcache_cuda.load(arguments.model, device=arguments.device, dtype=arguments.dtype)
+    return dlmcache_cuda.load(
+        arguments.model,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        weights=arguments.weights,
+    )
 
 
 def add_decode_options(parser: argparse.ArgumentParser, gen_length: int) -> None:

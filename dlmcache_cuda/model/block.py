@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from dlmcache_cuda import ops
@@ -26,10 +25,27 @@ class LladaBlock:
 
     def project(self, normed: Tensor, first: int = 0, last: int | None = None) -> Tensor:
         """Rows ``[first, last)`` of the stacked query, key and value projections, with bias."""
-        bias = self.weights.qkv_bias
-        return F.linear(
-            normed, self.weights.qkv[first:last], None if bias is None else bias[first:last]
-        )
+        weights = self.weights
+        return weights.qkv(normed, first, weights.qkv_rows if last is None else last)
+
+    def project_with_proxy(
+        self, normed: Tensor, rank: int, first: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The projections from row ``first`` on and the proxy, by one product.
+
+        Args:
+            normed: ``[R, W]`` from :meth:`normed`.
+            rank: from :func:`dlmcache_cuda.model.proxy.stack_proxies`.
+            first: row of the stacked projections. Default: their end, the proxy alone.
+
+        Returns:
+            ``[R, (H + 2 Hkv) D - first]`` as of :meth:`project`, and ``[R, rank]``.
+        """
+        weights = self.weights  # once: another thread may stack a larger proxy meanwhile
+        end = weights.qkv_rows
+        first = end if first is None else first
+        out = weights.qkv(normed, first, end + rank)
+        return out[:, : end - first], out[:, end - first :]
 
     def project_qkv(
         self, normed: Tensor, row_index: Tensor, cos_sin: Tensor, k_cache: Tensor, v_cache: Tensor
@@ -59,13 +75,6 @@ class LladaBlock:
             self.project(normed, 0, width), row_index, cos_sin, nothing, nothing, self.num_heads
         )
 
-    def project_kv(
-        self, normed: Tensor, row_index: Tensor, cos_sin: Tensor, k_cache: Tensor, v_cache: Tensor
-    ) -> None:
-        """Keys and values of the rows into the cache, without queries."""
-        first = self.num_heads * cos_sin.shape[1]
-        self.rotate(self.project(normed, first), row_index, cos_sin, k_cache, v_cache, 0)
-
     @staticmethod
     def rotate(
         qkv: Tensor,
@@ -84,12 +93,12 @@ class LladaBlock:
     ) -> Tensor:
         """Attention of ``q [R, H, D]`` over the cache and the output projection: ``[R, W]``."""
         out = attention(q, k_cache, v_cache, rows, key_lengths)
-        return F.linear(out.flatten(1), self.weights.attn_out)
+        return self.weights.attn_out(out.flatten(1))
 
     def feed_forward(self, h: Tensor) -> Tensor:
         """Norm, SwiGLU and down projection of ``h [R, W]``: ``[R, W]``, to be added to ``h``."""
         normed = ops.rms_norm(h, self.weights.ff_norm, self.eps)
-        return F.linear(ops.swiglu(F.linear(normed, self.weights.gate_up)), self.weights.ff_out)
+        return self.weights.ff_out(ops.swiglu(self.weights.gate_up(normed)))
 
     def forward(
         self,

@@ -47,7 +47,7 @@ class Llada:
         config: sizes and constants.
         shift: 0 where each row predicts its own token, 1 where row p - 1 predicts that of position
             p (Dream).
-        device, dtype: of the weights and of everything computed.
+        device, dtype: of everything computed, and of the weights but for those stored as fp8.
         mask_token_id: the token that stands for "not decided yet".
         end_token_ids: a text ends at the first of these.
         pad_token_id: fills what stands behind the end of a text.
@@ -106,15 +106,13 @@ class Llada:
 
     @property
     def weight_bytes(self) -> int:
-        """Memory of all weights, in bytes; a tied head counts once."""
-        tensors = [self.embedding, self.final_norm]
-        tensors += [] if self.head is self.embedding else [self.head]
-        for layer in self.layers:
-            block = layer.weights
-            tensors += [block.attn_norm, block.qkv, block.attn_out]
-            tensors += [block.ff_norm, block.gate_up, block.ff_out]
-            tensors += [] if block.qkv_bias is None else [block.qkv_bias]
-        return sum(tensor.nbytes for tensor in tensors)
+        """Memory of all weights now, in bytes; a tied head counts once.
+
+        Proxies, which ``spa`` and ``composed`` put below the projections, count from then on.
+        """
+        held = [self.embedding, self.final_norm, *(layer.weights for layer in self.layers)]
+        held += [] if self.head is self.embedding else [self.head]
+        return sum(part.nbytes for part in held)
 
     def new_cache(self, num_slots: int, capacity: int) -> KVCache:
         """An empty K/V cache of this model's shape."""

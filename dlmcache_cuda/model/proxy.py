@@ -4,12 +4,17 @@ The projection of a layer's input onto the top right singular directions of its 
 scaled by the singular values: at full rank a rotation of the values, so that cosines between rows
 are those of the values; below it the best approximation of its width. The bias that Dream adds to
 its values is left out, as in the authors' code.
+
+The proxy of a layer stands below its query, key and value projections, in one matrix, so that one
+product makes the signal and what else is wanted of the same rows. A proxy of lower rank is the head
+of one of higher rank: the matrix holds the highest that was asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Iterable, Iterator
 from weakref import WeakKeyDictionary
 
 import torch
@@ -29,17 +34,20 @@ STORED_RANK = 256
 _PROGRESS_DELAY = 2.0  # seconds before a progress bar appears
 
 
-def singular_proxies(model: Llada, rank: float) -> list[Tensor]:
-    """Projections ``[r, W]`` of all layers, in the model's dtype and on its device.
+def stack_proxies(model: Llada, rank: float) -> int:
+    """Makes the proxies of all layers part of the model's weights, unless they are already.
 
     The decompositions are computed once per model: they are kept as long as the model lives, and in
-    a file for the next process (see :mod:`dlmcache_cuda.model.direction_file`). Callers share the
-    tensors and must not write to them; weights must not change after the first call.
+    a file for the next process (see :mod:`dlmcache_cuda.model.direction_file`). Other threads may
+    compute with the model meanwhile; the weights themselves must not change after the first call.
 
     Args:
         model: the network.
         rank: directions, at most as many as there are; at most 1: as a fraction of the width of
             the values.
+
+    Returns:
+        The number of directions r, which ``LladaBlock.project_with_proxy`` takes.
     """
     kv_width = _value_width(model)
     limit = min(kv_width, model.config.d_model)
@@ -47,15 +55,29 @@ def singular_proxies(model: Llada, rank: float) -> list[Tensor]:
     with _LOCK:
         entry = _ENTRIES.setdefault(model, _Entry())
     with entry.lock:
-        if r not in entry.proxies:
+        lacking = [layer.weights.proxy_rank < r for layer in model.layers]
+        if any(lacking):
             if entry.directions is None or entry.directions.rank < r:
                 entry.directions = _directions(model, r, min(limit, max(r, STORED_RANK)))
-            values, vectors = entry.directions
-            entry.proxies[r] = [
-                (s[:r, None] * v[:r]).to(model.device, model.dtype).contiguous()
-                for s, v in zip(values, vectors, strict=True)
-            ]
-        return list(entry.proxies[r])
+            for layer, lacks, s, v in zip(model.layers, lacking, *entry.directions, strict=True):
+                if lacks:
+                    proxy = (s[:r, None] * v[:r]).to(model.device, model.dtype)
+                    # One assignment: whoever reads the weights sees those before or those after.
+                    layer.weights = layer.weights.with_proxy(proxy)
+    return r
+
+
+def singular_proxies(model: Llada, rank: float) -> list[Tensor]:
+    """Projections ``[r, W]`` of all layers as they are computed with, in the model's dtype.
+
+    See :func:`stack_proxies`. The tensors may be parts of the weights: they are not to be written.
+    """
+    r = stack_proxies(model, rank)
+    proxies = []
+    for layer in model.layers:
+        weights = layer.weights
+        proxies.append(weights.qkv.rows(weights.qkv_rows, weights.qkv_rows + r))
+    return proxies
 
 
 class _Entry:
@@ -64,7 +86,6 @@ class _Entry:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.directions: Directions | None = None
-        self.proxies: dict[int, list[Tensor]] = {}
 
 
 _LOCK = threading.Lock()
@@ -75,24 +96,26 @@ def _value_width(model: Llada) -> int:
     return model.config.n_kv_heads * model.config.head_dim
 
 
-def _value_weights(model: Llada) -> list[Tensor]:
-    """``[Hkv D, W]`` of every layer."""
+def _value_weights(model: Llada) -> Iterator[Tensor]:
+    """``[Hkv D, W]`` of every layer, one at a time: where fp8 is stored they are made for it."""
     width = _value_width(model)
-    return [layer.weights.qkv[-width:] for layer in model.layers]
+    for layer in model.layers:
+        end = layer.weights.qkv_rows
+        yield layer.weights.qkv.rows(end - width, end)
 
 
 def _directions(model: Llada, needed: int, stored: int) -> Directions:
     """At least ``needed`` directions of every layer: from the file, else computed and written."""
-    weights = _value_weights(model)
-    key = _fingerprint(weights)
-    directions = read_directions(key, (len(weights), needed, model.config.d_model))
+    key = _fingerprint(_value_weights(model))
+    layers = len(model.layers)
+    directions = read_directions(key, (layers, needed, model.config.d_model))
     if directions is None:
-        directions = _decompose(weights, stored, model.name)
+        directions = _decompose(_value_weights(model), layers, stored, model.name)
         write_directions(key, directions)
     return directions
 
 
-def _fingerprint(weights: list[Tensor]) -> str:
+def _fingerprint(weights: Iterable[Tensor]) -> str:
     """Names a file after the weights, their shapes and their dtype."""
     digest = hashlib.sha256()
     for weight in weights:
@@ -101,10 +124,11 @@ def _fingerprint(weights: list[Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _decompose(weights: list[Tensor], rank: int, name: str) -> Directions:
+def _decompose(weights: Iterable[Tensor], layers: int, rank: int, name: str) -> Directions:
     values, vectors = [], []
     bar = tqdm(
         weights,
+        total=layers,
         desc=f"{name}: SVD of the value weights",
         unit="layer",
         delay=_PROGRESS_DELAY,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from dlmcache_cuda.model.config import LladaConfig
+from dlmcache_cuda.model.fp8 import MULTIPLE
+from dlmcache_cuda.model.linear import Fp8Linear, Linear, PlainLinear
 from dlmcache_cuda.model.names import WeightNames, weight_names
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -28,22 +30,46 @@ class WeightSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BlockWeights:
-    """Weights of one block. H query heads, Hkv key-value heads, D head size, F inner width."""
+    """Weights of one block. H query heads, Hkv key-value heads, D head size, F inner width.
+
+    The sizes of matrices are those of their ``rows()``.
+    """
 
     attn_norm: Tensor
     """``[W]``"""
-    qkv: Tensor
-    """``[(H + 2 Hkv) D, W]``: query, key and value projections on top of each other."""
-    attn_out: Tensor
+    qkv: Linear
+    """``[(H + 2 Hkv) D + r, W]``: query, key and value projections on top of each other, with bias
+    in models that have one, and below them the proxy, which has none."""
+    attn_out: Linear
     """``[W, H D]``"""
     ff_norm: Tensor
     """``[W]``"""
-    gate_up: Tensor
+    gate_up: Linear
     """``[2 F, W]``: gate, then up projection."""
-    ff_out: Tensor
+    ff_out: Linear
     """``[W, F]``: down projection."""
-    qkv_bias: Tensor | None = None
-    """``[(H + 2 Hkv) D]``, in the order of ``qkv``; None in models without."""
+    proxy_rank: int = 0
+    """r, 0 until a proxy is asked for; see :mod:`dlmcache_cuda.model.proxy`."""
+
+    @property
+    def qkv_rows(self) -> int:
+        """``(H + 2 Hkv) D``"""
+        return len(self.qkv) - self.proxy_rank
+
+    @property
+    def qkv_bias(self) -> Tensor | None:
+        """``[(H + 2 Hkv) D]``, in the order of ``qkv``; None in models without."""
+        return None if self.qkv.bias is None else self.qkv.bias[: self.qkv_rows]
+
+    def with_proxy(self, proxy: Tensor) -> BlockWeights:
+        """These weights with ``proxy [r, W]`` below the projections, in place of any other."""
+        return replace(self, qkv=self.qkv.with_rows(self.qkv_rows, proxy), proxy_rank=len(proxy))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory, in bytes."""
+        parts = (self.attn_norm, self.qkv, self.attn_out, self.ff_norm, self.gate_up, self.ff_out)
+        return sum(part.nbytes for part in parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,24 +90,29 @@ def load_weights(
     config: LladaConfig,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
+    fp8: bool = False,
 ) -> ModelWeights:
     """Check a checkpoint's weights and pack them.
 
     Names and shapes are checked before the first weight is read. Every weight is then copied once,
-    straight to its place on the device: the peak is the model plus one weight.
+    straight to its place on the device: the peak is the model plus one weight. Matrices that become
+    fp8 are copied whole first: the peak is then the model plus a few times its largest matrix.
 
     Args:
         source: where the weights come from.
         config: says which weights there must be.
         device: where they go.
         dtype: their type there; default: that of the stored embedding.
+        fp8: store the matrices of the blocks as float8_e4m3fn, with one scale per row.
 
     Raises:
-        ValueError: weights missing, twice, left over, of another shape, not floating point, or not
-            finite (also when ``dtype`` cannot hold them).
+        ValueError: sizes that fp8 does not go with; weights missing, twice, left over, of another
+            shape, not floating point, or not finite (also when ``dtype`` cannot hold them).
     """
     names = weight_names(config)
     stored = _check_names(source, config, names)
+    if fp8:
+        _check_fp8_sizes(source, config)
     if dtype is None:
         dtype = source.read(stored[names.embedding]).dtype
         dtype = dtype if dtype in DTYPES else torch.float32
@@ -95,6 +126,7 @@ def load_weights(
             _check_finite(source, stored[part], place)
         return packed
 
+    linear = Fp8Linear.quantise if fp8 else PlainLinear
     embedding = pack(names.embedding)
     head = embedding if config.weight_tying else pack(names.head)
     if config.weight_tying and names.head in stored:
@@ -106,12 +138,14 @@ def load_weights(
         blocks.append(
             BlockWeights(
                 attn_norm=pack(block + names.attn_norm),
-                qkv=pack(block + names.q, block + names.k, block + names.v),
-                attn_out=pack(block + names.attn_out),
+                qkv=linear(
+                    pack(block + names.q, block + names.k, block + names.v),
+                    None if biases is None else pack(*(block + bias for bias in biases)),
+                ),
+                attn_out=linear(pack(block + names.attn_out)),
                 ff_norm=pack(block + names.ff_norm),
-                gate_up=pack(block + names.gate, block + names.up),
-                ff_out=pack(block + names.down),
-                qkv_bias=None if biases is None else pack(*(block + bias for bias in biases)),
+                gate_up=linear(pack(block + names.gate, block + names.up)),
+                ff_out=linear(pack(block + names.down)),
             )
         )
     return ModelWeights(embedding, pack(names.final_norm), head, tuple(blocks))
@@ -144,6 +178,20 @@ def _check_names(source: WeightSource, config: LladaConfig, names: WeightNames) 
                 f"the config makes it {list(shape)}"
             )
     return stored
+
+
+def _check_fp8_sizes(source: WeightSource, config: LladaConfig) -> None:
+    sizes = {
+        "the width": config.d_model,
+        "the width of keys and values": config.n_kv_heads * config.head_dim,
+        "the inner width": config.mlp_hidden_size,
+    }
+    for what, size in sizes.items():
+        if size % MULTIPLE:
+            raise ValueError(
+                f"{source.source}: weights 'fp8' needs sizes that are multiples of {MULTIPLE}, but "
+                f"{what} is {size}; leave weights out"
+            )
 
 
 def _list(what: str, names: list[str]) -> str:

@@ -11,7 +11,7 @@ from dlmcache_cuda import ops
 from dlmcache_cuda.cache import KVCache, RowList
 from dlmcache_cuda.model import Llada
 from dlmcache_cuda.model.block import LladaBlock
-from dlmcache_cuda.model.proxy import singular_proxies
+from dlmcache_cuda.model.proxy import stack_proxies
 from dlmcache_cuda.policies import SelectionSpec
 
 
@@ -24,6 +24,7 @@ class Selection:
 
     def __init__(self, model: Llada, spec: SelectionSpec, num_rows: int, cache: KVCache) -> None:
         self.spec = spec
+        self.layers = model.layers
         self.cache = cache
         self.eps = model.config.rms_norm_eps
         width, layers = model.config.d_model, model.config.n_layers
@@ -31,13 +32,13 @@ class Selection:
         buffer = {"dtype": model.dtype, "device": model.device}
         self.delta: list[Tensor | None] = [None] * first
         self.delta += list(torch.zeros((layers - first, num_rows, width), **buffer))
-        self.proxies: list[Tensor] = []
+        self.proxy_rank = 0
         self.reference: list[Tensor | None] = []
         if spec.signal == "proxy":
-            self.proxies = singular_proxies(model, spec.proxy_rank)
+            self.proxy_rank = stack_proxies(model, spec.proxy_rank)
             self.reference = [
-                None if layer < first else torch.zeros((num_rows, len(proxy)), **buffer)
-                for layer, proxy in enumerate(self.proxies)
+                None if layer < first else torch.zeros((num_rows, self.proxy_rank), **buffer)
+                for layer in range(layers)
             ]
         elif spec.signal == "value":
             # dLLM-Cache compares values with the cached values themselves.
@@ -45,8 +46,8 @@ class Selection:
 
     @property
     def nbytes(self) -> int:
-        """Memory held beside the K/V cache, in bytes."""
-        held = [tensor for tensor in self.delta if tensor is not None] + self.proxies
+        """Memory held beside the K/V cache, in bytes; proxies are part of the model's weights."""
+        held = [tensor for tensor in self.delta if tensor is not None]
         if self.spec.signal == "proxy":
             held += [tensor for tensor in self.reference if tensor is not None]
         return sum(tensor.nbytes for tensor in held)
@@ -54,8 +55,8 @@ class Selection:
     def remember_signal(self, layer: int, normed: Tensor, row_index: Tensor) -> None:
         """Makes the rows' proxies the reference of the next step (dense layers)."""
         if self.spec.signal == "proxy" and layer >= self.spec.first_layer:
-            signal = torch.nn.functional.linear(normed, self.proxies[layer])
-            ops.scatter_rows_(self.reference[layer], signal, row_index)
+            _, signal = self.layers[layer].project_with_proxy(normed, self.proxy_rank)
+            ops.scatter_rows_(self.reference[layer], signal.contiguous(), row_index)
 
     def choose(
         self,
@@ -81,9 +82,10 @@ class Selection:
         spec = self.spec
         k_cache, v_cache = self.cache.k[layer], self.cache.v[layer]
         width = block.num_heads * cos_sin.shape[1]
-        signal = None
+        signal = kv = None
         if spec.signal == "proxy":
-            signal = torch.nn.functional.linear(normed, self.proxies[layer])
+            first = width if spec.kv_rows == "carried" else None
+            kv, signal = block.project_with_proxy(normed, self.proxy_rank, first)
         elif spec.signal == "value":
             signal = block.project(normed, width + k_cache.shape[1] * cos_sin.shape[1])
         if signal is None:
@@ -101,10 +103,12 @@ class Selection:
             row_index, cu_rows, None if counts is None else tuple(counts), rows.capacity
         )
         if signal is not None and spec.reference_rows == "computed":
-            ops.scatter_rows_(self.reference[layer], ops.gather_rows(signal, places), row_index)
+            fresh = ops.gather_rows(signal.contiguous(), places)
+            ops.scatter_rows_(self.reference[layer], fresh, row_index)
         chosen = ops.gather_rows(normed, places)
         if spec.kv_rows == "carried":
-            block.project_kv(normed, rows.row_index, cos_sin, k_cache, v_cache)
+            kv = block.project(normed, width) if kv is None else kv
+            block.rotate(kv, rows.row_index, cos_sin, k_cache, v_cache, 0)
             q = block.project_q(chosen, row_index, cos_sin, k_cache)
         elif spec.kv_rows == "selected":
             q = block.project_qkv(chosen, row_index, cos_sin, k_cache, v_cache)

@@ -197,6 +197,7 @@ def random_model(
     *,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype | None = None,
+    weights: str | None = None,
     **config: Any,
 ):
     """A :class:`dlmcache_cuda.model.Llada` with random weights; see :func:`random_checkpoint`."""
@@ -204,4 +205,4 @@ def random_model(
 
     with tempfile.TemporaryDirectory() as folder:
         random_checkpoint(Path(folder) / "random", seed, shards=1, **config)
-        return load(Path(folder) / "random", device=device, dtype=dtype)
+        return load(Path(folder) / "random", device=device, dtype=dtype, weights=weights)

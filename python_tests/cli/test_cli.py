@@ -54,8 +54,9 @@ def test_env_names_versions_devices_and_reasons(capsys):
     assert "cuda devices" in capsys.readouterr().out
 
 
-def test_decode_answers_a_question(capsys):
-    assert main(["decode", QUESTION.prompt, "--chat", *FAST]) == 0
+@pytest.mark.parametrize("options", [[], ["--weights", "fp8"]], ids=str)
+def test_decode_answers_a_question(options, capsys):
+    assert main(["decode", QUESTION.prompt, "--chat", *FAST, *options]) == 0
     captured = capsys.readouterr()
     assert check_answer(QUESTION, captured.out.strip())
     assert "forwards" in captured.err
@@ -191,6 +192,7 @@ def test_presets_on_a_terminal_are_a_table(capsys, monkeypatch):
         (["decode", "hello", "--cache-arg", "x=1"], "--cache-arg must be NAME=VALUE"),
         (["decode", "hello", "--gen-length", "0"], "gen_length must be an integer >= 1"),
         (["decode", "hello", "--block-length", "7"], "block_length must divide gen_length"),
+        (["decode", "hello", "--weights", "int8"], "load: weights must be 'fp8' or None"),
         (["decode", "hello", "--threshold", "2"], "threshold must be a number in (0, 1]"),
         (["decode", "hello", "--model", "no/such/folder/here"], "no/such/folder/here"),
         (["decode", "hello", "--file", "also-a-file"], "not both"),

@@ -67,6 +67,32 @@ def test_bad_dtype(tmp_path, dtype):
     assert str(caught.value).endswith(repr(dtype))
 
 
+@pytest.mark.parametrize("weights", ["int8", "FP8", torch.float8_e4m3fn, True, ""])
+def test_bad_weights(tmp_path, weights):
+    with pytest.raises(ValueError) as caught:
+        load(tmp_path, weights=weights, device="cpu")
+    assert str(caught.value) == f"load: weights must be 'fp8' or None, got {weights!r}"
+
+
+@pytest.mark.parametrize(
+    "sizes, what",
+    [
+        ({"d_model": 40, "n_heads": 4, "n_kv_heads": 4}, "the width is 40"),
+        ({"d_model": 64, "n_heads": 8, "n_kv_heads": 1}, "the width of keys and values is 8"),
+        (
+            {"d_model": 64, "n_heads": 4, "n_kv_heads": 4, "mlp_hidden_size": 90},
+            "the inner width is 90",
+        ),
+    ],
+)
+def test_fp8_sizes(tmp_path, sizes, what):
+    folder = random_checkpoint(tmp_path, **sizes)
+    load(folder, device="cpu")
+    message = f"weights 'fp8' needs sizes that are multiples of 16, but {what}; leave weights out"
+    with pytest.raises(ValueError, match=message):
+        load(folder, device="cpu", weights="fp8")
+
+
 def test_path_that_is_no_checkpoint(tmp_path):
     with pytest.raises(FileNotFoundError, match="has no config.json"):
         load(tmp_path)

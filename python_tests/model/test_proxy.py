@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from dlmcache_cuda.model import direction_file
 from dlmcache_cuda.model.direction_file import cache_folder, read_directions
-from dlmcache_cuda.model.proxy import singular_proxies
+from dlmcache_cuda.model.proxy import singular_proxies, stack_proxies
+from dlmcache_cuda.model.weights import BlockWeights
 from dlmcache_cuda.testing.tiny_model import random_model
 
 SIZES = {"d_model": 32, "n_layers": 3, "n_heads": 4, "n_kv_heads": 2}
@@ -42,7 +43,8 @@ def decompositions(monkeypatch) -> list[tuple[int, ...]]:
 
 
 def value_weights(model) -> list[torch.Tensor]:
-    return [layer.weights.qkv[-KV_WIDTH:] for layer in model.layers]
+    weights = [layer.weights for layer in model.layers]
+    return [block.qkv.rows(block.qkv_rows - KV_WIDTH, block.qkv_rows) for block in weights]
 
 
 def only_file(folder):
@@ -84,7 +86,7 @@ def test_a_model_is_decomposed_once(decompositions, folder):
     first = singular_proxies(model, 4)
     assert decompositions == [(KV_WIDTH, 32)] * 3
     again = singular_proxies(model, 4)
-    assert all(a is b for a, b in zip(first, again, strict=True))
+    assert all(a.data_ptr() == b.data_ptr() for a, b in zip(first, again, strict=True))
     assert len(singular_proxies(model, 9)[0]) == 9
     only_file(folder).unlink()
     singular_proxies(model, 3)
@@ -240,7 +242,7 @@ def test_two_threads_decompose_once(decompositions):
     for thread in threads:
         thread.join()
     assert len(decompositions) == 3
-    assert all(a is b for a, b in zip(*results, strict=True))
+    assert all(a.data_ptr() == b.data_ptr() for a, b in zip(*results, strict=True))
 
 
 def test_models_are_let_go():
@@ -276,3 +278,78 @@ def test_where_files_go(monkeypatch, tmp_path):
         monkeypatch.setenv("XDG_CACHE_HOME", unusable)
         assert cache_folder() == tmp_path / ".cache" / "dlmcache_cuda"
     assert read_directions("0" * 64, (1, 1, 1)) is None
+
+
+def test_proxies_stand_below_the_projections():
+    model = random_model(16, model_type="Dream", **SIZES)
+    rows, held = torch.randn(9, 32), model.weight_bytes
+    before = [layer.project(rows) for layer in model.layers]
+    biases = [layer.weights.qkv_bias for layer in model.layers]
+    small = [proxy.clone() for proxy in singular_proxies(model, 4)]
+    proxies = singular_proxies(model, 9)
+    assert model.weight_bytes == held + 3 * 9 * (32 + 1) * 4  # with a bias of zero
+    assert stack_proxies(model, 5) == 5 and model.layers[0].weights.proxy_rank == 9
+    for layer, proxy, part, plain, bias in zip(
+        model.layers, proxies, small, before, biases, strict=True
+    ):
+        assert torch.equal(part, proxy[:4])
+        assert torch.equal(layer.project(rows), plain)
+        assert torch.equal(layer.weights.qkv_bias, bias)
+        kv, signal = layer.project_with_proxy(rows, 5, 32)
+        torch.testing.assert_close(kv, plain[:, 32:])
+        torch.testing.assert_close(signal, rows @ proxy[:5].T)
+        nothing, alone = layer.project_with_proxy(rows, 5)
+        assert nothing.shape == (9, 0)
+        torch.testing.assert_close(alone, signal)
+
+
+def test_proxies_of_fp8_weights():
+    model = random_model(17, weights="fp8", **SIZES)
+    held = model.weight_bytes
+    proxies = singular_proxies(model, 5)
+    assert model.weight_bytes == held + 3 * 16 * (32 + 4)  # rows come in sixteens
+    for proxy, weight in zip(proxies, value_weights(model), strict=True):
+        _, s, vh = torch.linalg.svd(weight.double(), full_matrices=False)
+        expected = s[:5, None] * vh[:5]
+        signs = (proxy.double() * expected).sum(1, keepdim=True).sign()
+        error = (proxy.double() * signs - expected).norm() / expected.norm()
+        assert proxy.shape == (5, 32) and error < 0.04
+
+
+def test_a_failure_halfway_is_made_good(monkeypatch):
+    model = random_model(18, **SIZES)
+    with_proxy, calls = BlockWeights.with_proxy, []
+
+    def fails_once(weights, proxy):
+        calls.append(proxy)
+        if len(calls) == 2:
+            raise MemoryError
+        return with_proxy(weights, proxy)
+
+    monkeypatch.setattr(BlockWeights, "with_proxy", fails_once)
+    with pytest.raises(MemoryError):
+        singular_proxies(model, 4)
+    again = singular_proxies(model, 4)
+    assert len(calls) == 4
+    for a, b in zip(again, singular_proxies(random_model(18, **SIZES), 4), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_another_thread_computes_while_proxies_are_stacked():
+    model = random_model(19, model_type="Dream", **SIZES)
+    rows = torch.randn(9, 32)
+    expected = [layer.project(rows) for layer in model.layers]
+    done, differences = threading.Event(), []
+
+    def compute():
+        while not done.is_set():
+            for layer, plain in zip(model.layers, expected, strict=True):
+                differences.append(not torch.equal(layer.project(rows), plain))
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    for rank in range(2, KV_WIDTH + 1):
+        stack_proxies(model, rank)
+    done.set()
+    thread.join()
+    assert differences and not any(differences)

@@ -89,7 +89,7 @@ def test_every_bias_is_used(name, tmp_path, device):
         for folder, part in (("with", weights), ("without", without))
     ]
     block = models[0].layers[1].weights
-    assert block.qkv_bias.shape == (block.qkv.shape[0],)
+    assert block.qkv_bias.shape == (len(block.qkv),)
     assert models[0].weight_bytes == sum(weight.nbytes for weight in weights.values())
     first, second = (model.logits(ids) for model in models)
     assert (first - second).abs().max() > 1e-3

@@ -36,11 +36,11 @@ def test_layouts_load(tmp_path, parts, prefix, shards):
     config, weights = parts
     write_checkpoint(tmp_path, config, weights, shards=shards, prefix=prefix)
     model = load(tmp_path, device="cpu")
-    head_dim, heads, block = model.config.head_dim, model.config.n_heads, model.layers[1].weights
-    assert torch.equal(block.qkv[: heads * head_dim], weights["blocks.1.q_proj.weight"])
-    assert torch.equal(block.qkv[-heads * head_dim :], weights["blocks.1.v_proj.weight"])
-    assert torch.equal(block.gate_up[:80], weights["blocks.1.ff_proj.weight"])
-    assert torch.equal(block.ff_out, weights["blocks.1.ff_out.weight"])
+    width, block = model.config.d_model, model.layers[1].weights
+    assert torch.equal(block.qkv.rows(0, width), weights["blocks.1.q_proj.weight"])
+    assert torch.equal(block.qkv.rows(2 * width), weights["blocks.1.v_proj.weight"])
+    assert torch.equal(block.gate_up.rows(0, 80), weights["blocks.1.ff_proj.weight"])
+    assert torch.equal(block.ff_out.rows(), weights["blocks.1.ff_out.weight"])
     assert torch.equal(model.head, weights["ff_out.weight"])
     assert model.weight_bytes == sum(weight.nbytes for weight in weights.values())
 
@@ -60,7 +60,7 @@ def test_dtypes(tmp_path, stored, asked, device):
     expected = {None: default, "float32": torch.float32, "bfloat16": torch.bfloat16}.get(
         asked, asked
     )
-    assert model.dtype == expected == model.layers[0].weights.qkv.dtype
+    assert model.dtype == expected == model.layers[0].weights.qkv.rows().dtype
 
 
 def test_missing_weights_are_named(tmp_path, parts):

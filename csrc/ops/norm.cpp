@@ -46,7 +46,7 @@ Tensor rms_norm_cpu(const Tensor& x, const Tensor& weight, double eps, std::opti
                   [](const RmsNormParams& p) { run_cpu(cpu::rms_norm_rows, p, p.num_rows, 4 * p.width); });
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { m.impl("rms_norm", TORCH_BOX(&rms_norm_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { DLMCACHE_IMPL(m, "rms_norm", rms_norm_cpu); }
 
 #ifdef DLMCACHE_WITH_CUDA
 Tensor rms_norm_cuda(const Tensor& x, const Tensor& weight, double eps, std::optional<Tensor> row_index) {
@@ -54,7 +54,7 @@ Tensor rms_norm_cuda(const Tensor& x, const Tensor& weight, double eps, std::opt
                   [&](const RmsNormParams& p) { run_cuda(kOp, cuda::launch_rms_norm, p, x); });
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { m.impl("rms_norm", TORCH_BOX(&rms_norm_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { DLMCACHE_IMPL(m, "rms_norm", rms_norm_cuda); }
 #endif
 
 }  // namespace

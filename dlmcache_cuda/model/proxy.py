@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from dlmcache_cuda.model.config import LladaConfig
 from dlmcache_cuda.model.direction_file import (
     Directions,
     read_directions,
@@ -41,9 +42,8 @@ def singular_proxies(model: Llada, rank: float) -> list[Tensor]:
         rank: directions, at most as many as there are; at most 1: as a fraction of the width of
             the values.
     """
-    kv_width = _value_width(model)
-    limit = min(kv_width, model.config.d_model)
-    r = min(limit, int(rank) if rank > 1 else max(1, int(rank * kv_width)))
+    limit = _limit(model.config)
+    r = proxy_width(model.config, rank)
     with _LOCK:
         entry = _ENTRIES.setdefault(model, _Entry())
     with entry.lock:
@@ -56,6 +56,22 @@ def singular_proxies(model: Llada, rank: float) -> list[Tensor]:
                 for s, v in zip(values, vectors, strict=True)
             ]
         return list(entry.proxies[r])
+
+
+def proxy_width(config: LladaConfig, rank: float) -> int:
+    """Directions that ``rank`` stands for."""
+    kv_width = config.n_kv_heads * config.head_dim
+    return min(_limit(config), int(rank) if rank > 1 else max(1, int(rank * kv_width)))
+
+
+def directions_bytes(config: LladaConfig, rank: float) -> int:
+    """Memory on the host of what proxies of a rank are made from."""
+    stored = min(_limit(config), max(proxy_width(config, rank), STORED_RANK))
+    return config.n_layers * stored * (config.d_model + 1) * 4
+
+
+def _limit(config: LladaConfig) -> int:
+    return min(config.n_kv_heads * config.head_dim, config.d_model)
 
 
 class _Entry:

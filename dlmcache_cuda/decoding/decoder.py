@@ -21,6 +21,7 @@ from dlmcache_cuda.decoding.trace import StepTrace
 from dlmcache_cuda.model import Llada, Prediction
 from dlmcache_cuda.model.attention import KeyLengths
 from dlmcache_cuda.policies import CachePolicy, Frame, StepPlan, StepResult, StepView
+from dlmcache_cuda.profiling import annotate, annotated
 from dlmcache_cuda.samplers.sampler import RANDOM_ORDER_STREAM
 from dlmcache_cuda.stack import Stack, StackResult, StackStep
 
@@ -109,6 +110,7 @@ class Decoder:
         self.slots[place] = slot
         return place
 
+    @annotated("step")
     @torch.no_grad()
     def step(self) -> dict[int, DecodedSequence]:
         """One forward and one commit for every sequence in flight; returns those that ended."""
@@ -122,7 +124,8 @@ class Decoder:
             plan = self.policy.plan(step)
             control = self._control(plan, lengths)
             rows = StepRows(self, step, plan, control)
-        with self.timer.phase("network"):
+        refreshes = any(slot.refresh for slot in plan.slots)
+        with self.timer.phase("network"), annotate("refresh" if refreshes else "cached"):
             result = self._run_stack(step, plan, rows, control, lengths)
         with self.timer.phase("head"):
             places = rows.places(result.rows)

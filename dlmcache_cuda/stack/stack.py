@@ -9,6 +9,7 @@ from dlmcache_cuda import ops
 from dlmcache_cuda.cache import KVCache, RowList
 from dlmcache_cuda.model import Llada
 from dlmcache_cuda.policies import StackSpec
+from dlmcache_cuda.profiling import annotate
 from dlmcache_cuda.stack.rollout import rollout_importance
 from dlmcache_cuda.stack.row_sets import flagged_rows
 from dlmcache_cuda.stack.selection import Selection
@@ -83,7 +84,8 @@ class _Run:
         h = self.model.embed(step.tokens, self.rows.row_index)
         normed = None
         for layer in range(len(self.model.layers)):
-            h, normed = self._layer(layer, h, normed)
+            with annotate("layer", layer):
+                h, normed = self._layer(layer, h, normed)
         importance = None
         if self.stack.spec.rollout:
             importance = rollout_importance(self.queries, self.cache, self.rows, step.key_lengths)
@@ -162,8 +164,9 @@ class _Run:
         q_old = tracking.old_queries(layer, self.model.layers[layer], self.cos_sin)
         ops.scatter_rows_(tracking.inputs[layer], h, rows.row_index)
         if widened:
-            self.rows = self._widened(widened)
-            h = ops.gather_rows(tracking.inputs[layer], self.rows.row_index)
+            with annotate("refresh"):
+                self.rows = self._widened(widened)
+                h = ops.gather_rows(tracking.inputs[layer], self.rows.row_index)
         return h, bool(widened), q_old
 
     def _widened(self, slots: list[int]) -> RowList:

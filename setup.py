@@ -110,6 +110,13 @@ def max_jobs() -> int:
     return max(1, min(cores, int(free_gib / 2)))
 
 
+def find_nvtx(cuda_home: Path | None) -> Path | None:
+    """The folder with the headers of nvtx3, which need no other part of the toolkit."""
+    home = cuda_home or find_cuda_home()[0]
+    found = home is not None and (home / "include/nvtx3/nvToolsExt.h").exists()
+    return home / "include" if found else None
+
+
 class Build(BuildExtension):
     """Adds the torch-free objects: csrc/cpu once per instruction set, csrc/cuda by nvcc."""
 
@@ -177,6 +184,7 @@ class Build(BuildExtension):
 
 CUDA_HOME, REASON = choose_cuda()
 ARCHS = cuda_archs(CUDA_HOME / "bin/nvcc") if CUDA_HOME else []
+NVTX = find_nvtx(CUDA_HOME)
 BUILD_INFO = {
     "torch": torch.__version__,
     "python": platform.python_version(),
@@ -184,6 +192,7 @@ BUILD_INFO = {
     "cuda_reason": REASON,
     "cuda_archs": ARCHS,
     "cpu_archs": list(CPU_ARCHS),
+    "nvtx": NVTX is not None,
 }
 print(
     f"dlmcache_cuda: CUDA operators {'ON' if CUDA_HOME else 'OFF'} ({REASON})"
@@ -221,11 +230,15 @@ extension = CppExtension(
             "-fvisibility=hidden",
             "-DTORCH_TARGET_VERSION=0x020b000000000000",
             *(["-DDLMCACHE_WITH_CUDA"] if CUDA_HOME else []),
+            # Behind torch's own folders: a toolkit holds more headers than these.
+            *(["-DDLMCACHE_WITH_NVTX", f"-idirafter{NVTX}"] if NVTX else []),
         ]
     },
 )
 if CUDA_HOME:
     extension.library_dirs += [str(CUDA_HOME / lib) for lib in ("lib64", "lib")]
     extension.libraries += ["cudart_static", "rt", "dl", "pthread"]
+elif NVTX:
+    extension.libraries += ["dl"]  # nvtx3 loads the tool that listens
 
 setup(ext_modules=[extension], cmdclass={"build_ext": Build})

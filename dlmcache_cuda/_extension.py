@@ -23,7 +23,8 @@ def build_info() -> dict:
     """What the extension was built from and for.
 
     Keys: ``torch``, ``python`` (versions at build time), ``cuda`` (bool), ``cuda_reason``,
-    ``cuda_archs``, ``cpu_archs`` (lists), ``cpu_arch`` (the instruction set in use now).
+    ``cuda_archs``, ``cpu_archs`` (lists), ``cpu_arch`` (the instruction set in use now), ``nvtx``
+    (bool: NVTX ranges can be switched on).
     """
     return {**json.loads(_C.build_info()), "cpu_arch": _C.cpu_arch()}
 

@@ -20,14 +20,15 @@ CSRC = ROOT / "csrc"
 ALLOWED = {
     "_extension": set(),
     "ops": {"_extension"},
+    "profiling": {"_extension"},
     "reference": set(),
     "cache": {"ops"},
-    "model": {"_extension", "ops", "cache", "assets"},
+    "model": {"_extension", "ops", "cache", "assets", "profiling"},
     "policies": {"ops", "cache"},
-    "stack": {"ops", "cache", "model", "policies"},
+    "stack": {"ops", "cache", "model", "policies", "profiling"},
     "samplers": {"ops", "cache"},
     "assets": set(),
-    "decoding": {"ops", "cache", "model", "policies", "samplers", "stack"},
+    "decoding": {"ops", "cache", "model", "policies", "samplers", "stack", "profiling"},
     "cli": {"_extension", "ops", "assets", "decoding", "model", "policies", "samplers", ""},
     "testing": {"ops", "reference", "cache", "model", "assets", ""},
     "__main__": {"cli"},
@@ -80,7 +81,7 @@ INCLUDE_RULES = {
     "cpu": r"^(dlmcache/|cpu/|<[a-z_0-9]+>$|<immintrin\.h>)",
     "cuda": r"^(dlmcache/|cuda/|emulation/|<[a-z_0-9]+>$|<cuda_[a-z0-9_]+\.h>)",
     "ops": r"^(dlmcache/|ops/|<torch/csrc/stable/|<torch/headeronly/"
-    r"|<torch/csrc/inductor/aoti_torch/c/shim\.h>|<[a-z_0-9]+>$|<dlfcn\.h>)",
+    r"|<torch/csrc/inductor/aoti_torch/c/shim\.h>|<[a-z_0-9]+>$|<dlfcn\.h>|<nvtx3/)",
 }
 
 

@@ -37,8 +37,12 @@ def test_the_policy_of_add_a_policy_works(monkeypatch):
     assert cached.stats.rows_computed < vanilla.stats.rows_computed
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md"], ids=lambda path: path.name)
-def test_python_examples_of_the_readme_run(path, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    "path",
+    [ROOT / name for name in ("README.md", "docs/memory.md", "docs/profiling.md")],
+    ids=lambda path: path.name,
+)
+def test_python_examples_run(path, monkeypatch, tmp_path):
     blocks = python_blocks(path)
     assert blocks
     for block in blocks:

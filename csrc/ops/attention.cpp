@@ -126,7 +126,7 @@ std::tuple<Tensor, Tensor> attention_rows_cpu(const Tensor& q, const Tensor& k_c
                         [&](AttentionParams& p) { run_attention_cpu(p, q); });
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { m.impl("attention_rows", TORCH_BOX(&attention_rows_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { DLMCACHE_IMPL(m, "attention_rows", attention_rows_cpu); }
 
 #ifdef DLMCACHE_WITH_CUDA
 std::tuple<Tensor, Tensor> attention_rows_cuda(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
@@ -145,7 +145,7 @@ std::tuple<Tensor, Tensor> attention_rows_cuda(const Tensor& q, const Tensor& k_
   });
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { m.impl("attention_rows", TORCH_BOX(&attention_rows_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { DLMCACHE_IMPL(m, "attention_rows", attention_rows_cuda); }
 #endif
 
 }  // namespace

@@ -147,8 +147,8 @@ Tensor rollout_step_cpu(const Tensor& z, const Tensor& q, const Tensor& k_cache,
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) {
-  m.impl("attention_mass", TORCH_BOX(&attention_mass_cpu));
-  m.impl("rollout_step", TORCH_BOX(&rollout_step_cpu));
+  DLMCACHE_IMPL(m, "attention_mass", attention_mass_cpu);
+  DLMCACHE_IMPL(m, "rollout_step", rollout_step_cpu);
 }
 
 #ifdef DLMCACHE_WITH_CUDA
@@ -179,8 +179,8 @@ Tensor rollout_step_cuda(const Tensor& z, const Tensor& q, const Tensor& k_cache
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) {
-  m.impl("attention_mass", TORCH_BOX(&attention_mass_cuda));
-  m.impl("rollout_step", TORCH_BOX(&rollout_step_cuda));
+  DLMCACHE_IMPL(m, "attention_mass", attention_mass_cuda);
+  DLMCACHE_IMPL(m, "rollout_step", rollout_step_cuda);
 }
 #endif
 

@@ -110,7 +110,7 @@ std::tuple<Tensor, Tensor> commit_cpu(const Tensor& tokens, const Tensor& commit
                 });
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { m.impl("commit_", TORCH_BOX(&commit_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { DLMCACHE_IMPL(m, "commit_", commit_cpu); }
 
 #ifdef DLMCACHE_WITH_CUDA
 std::tuple<Tensor, Tensor> commit_cuda(const Tensor& tokens, const Tensor& commit_step,
@@ -124,7 +124,7 @@ std::tuple<Tensor, Tensor> commit_cuda(const Tensor& tokens, const Tensor& commi
                 [&](const CommitParams& p) { run_cuda(kOp, cuda::launch_commit, p, tokens); });
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { m.impl("commit_", TORCH_BOX(&commit_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { DLMCACHE_IMPL(m, "commit_", commit_cuda); }
 #endif
 
 }  // namespace

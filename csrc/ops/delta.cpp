@@ -88,7 +88,7 @@ std::tuple<Tensor, Tensor> delta_update_cpu(Tensor delta, const Tensor& h, const
                        });
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { m.impl("delta_update_", TORCH_BOX(&delta_update_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { DLMCACHE_IMPL(m, "delta_update_", delta_update_cpu); }
 
 #ifdef DLMCACHE_WITH_CUDA
 std::tuple<Tensor, Tensor> delta_update_cuda(Tensor delta, const Tensor& h, const Tensor& row_index,
@@ -98,7 +98,7 @@ std::tuple<Tensor, Tensor> delta_update_cuda(Tensor delta, const Tensor& h, cons
                        [&](const DeltaUpdateParams& p) { run_cuda(kOp, cuda::launch_delta_update, p, h); });
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { m.impl("delta_update_", TORCH_BOX(&delta_update_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { DLMCACHE_IMPL(m, "delta_update_", delta_update_cuda); }
 #endif
 
 }  // namespace

@@ -57,7 +57,7 @@ Tensor density_cpu(const Tensor& known, const Tensor& begin, const Tensor& end, 
   });
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { m.impl("density", TORCH_BOX(&density_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { DLMCACHE_IMPL(m, "density", density_cpu); }
 
 #ifdef DLMCACHE_WITH_CUDA
 Tensor density_cuda(const Tensor& known, const Tensor& begin, const Tensor& end, int64_t capacity, double sigma) {
@@ -65,7 +65,7 @@ Tensor density_cuda(const Tensor& known, const Tensor& begin, const Tensor& end,
                  [&](const DensityParams& p) { run_cuda(kOp, cuda::launch_density, p, known); });
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { m.impl("density", TORCH_BOX(&density_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { DLMCACHE_IMPL(m, "density", density_cuda); }
 #endif
 
 }  // namespace

@@ -44,7 +44,7 @@ Tensor cosine_drift_cpu(const Tensor& signal, Tensor reference, const Tensor& ro
                        [](const CosineDriftParams& p) { run_cpu(cpu::cosine_drift_rows, p, p.num_rows, 6 * p.width); });
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { m.impl("cosine_drift_", TORCH_BOX(&cosine_drift_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { DLMCACHE_IMPL(m, "cosine_drift_", cosine_drift_cpu); }
 
 #ifdef DLMCACHE_WITH_CUDA
 Tensor cosine_drift_cuda(const Tensor& signal, Tensor reference, const Tensor& row_index, bool update) {
@@ -52,7 +52,7 @@ Tensor cosine_drift_cuda(const Tensor& signal, Tensor reference, const Tensor& r
                        [&](const CosineDriftParams& p) { run_cuda(kOp, cuda::launch_cosine_drift, p, signal); });
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { m.impl("cosine_drift_", TORCH_BOX(&cosine_drift_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { DLMCACHE_IMPL(m, "cosine_drift_", cosine_drift_cuda); }
 #endif
 
 }  // namespace

@@ -186,7 +186,7 @@ Outputs head_reduce_cpu(const Tensor& hidden, const Tensor& weight, std::optiona
   return head_reduce(hidden, weight, params, extras, plan_cpu(params.num_rows, weight.size(0)), reduce, finish);
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { m.impl("head_reduce", TORCH_BOX(&head_reduce_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { DLMCACHE_IMPL(m, "head_reduce", head_reduce_cpu); }
 
 #ifdef DLMCACHE_WITH_CUDA
 Outputs head_reduce_cuda(const Tensor& hidden, const Tensor& weight, std::optional<Tensor> suppress_ids,
@@ -202,7 +202,7 @@ Outputs head_reduce_cuda(const Tensor& hidden, const Tensor& weight, std::option
   return head_reduce(hidden, weight, params, extras, plan_cuda(params.num_rows, weight.size(0)), reduce, finish);
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { m.impl("head_reduce", TORCH_BOX(&head_reduce_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { DLMCACHE_IMPL(m, "head_reduce", head_reduce_cuda); }
 #endif
 
 }  // namespace

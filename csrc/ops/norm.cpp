@@ -86,8 +86,8 @@ std::tuple<Tensor, Tensor> add_rms_norm_cpu(const Tensor& x, const Tensor& y, co
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) {
-  m.impl("rms_norm", TORCH_BOX(&rms_norm_cpu));
-  m.impl("add_rms_norm", TORCH_BOX(&add_rms_norm_cpu));
+  DLMCACHE_IMPL(m, "rms_norm", rms_norm_cpu);
+  DLMCACHE_IMPL(m, "add_rms_norm", add_rms_norm_cpu);
 }
 
 #ifdef DLMCACHE_WITH_CUDA
@@ -102,8 +102,8 @@ std::tuple<Tensor, Tensor> add_rms_norm_cuda(const Tensor& x, const Tensor& y, c
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) {
-  m.impl("rms_norm", TORCH_BOX(&rms_norm_cuda));
-  m.impl("add_rms_norm", TORCH_BOX(&add_rms_norm_cuda));
+  DLMCACHE_IMPL(m, "rms_norm", rms_norm_cuda);
+  DLMCACHE_IMPL(m, "add_rms_norm", add_rms_norm_cuda);
 }
 #endif
 

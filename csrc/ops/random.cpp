@@ -40,7 +40,7 @@ Tensor uniform_rows_cpu(const Tensor& row_index, int64_t capacity, const Tensor&
                       [](const UniformRowsParams& p) { run_cpu(cpu::uniform_rows, p, p.num_rows, kCost); });
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { m.impl("uniform_rows", TORCH_BOX(&uniform_rows_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { DLMCACHE_IMPL(m, "uniform_rows", uniform_rows_cpu); }
 
 #ifdef DLMCACHE_WITH_CUDA
 Tensor uniform_rows_cuda(const Tensor& row_index, int64_t capacity, const Tensor& seeds, const Tensor& ticks,
@@ -49,7 +49,7 @@ Tensor uniform_rows_cuda(const Tensor& row_index, int64_t capacity, const Tensor
                       [&](const UniformRowsParams& p) { run_cuda(kOp, cuda::launch_uniform_rows, p, row_index); });
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { m.impl("uniform_rows", TORCH_BOX(&uniform_rows_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { DLMCACHE_IMPL(m, "uniform_rows", uniform_rows_cuda); }
 #endif
 
 }  // namespace

@@ -67,7 +67,7 @@ Tensor rope_scatter_kv_cpu(const Tensor& qkv, const Tensor& cos_sin, const Tenso
                           });
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { m.impl("rope_scatter_kv_", TORCH_BOX(&rope_scatter_kv_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { DLMCACHE_IMPL(m, "rope_scatter_kv_", rope_scatter_kv_cpu); }
 
 #ifdef DLMCACHE_WITH_CUDA
 Tensor rope_scatter_kv_cuda(const Tensor& qkv, const Tensor& cos_sin, const Tensor& row_index, int64_t capacity,
@@ -76,7 +76,7 @@ Tensor rope_scatter_kv_cuda(const Tensor& qkv, const Tensor& cos_sin, const Tens
                           [&](const RopeScatterKvParams& p) { run_cuda(kOp, cuda::launch_rope_scatter_kv, p, qkv); });
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { m.impl("rope_scatter_kv_", TORCH_BOX(&rope_scatter_kv_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { DLMCACHE_IMPL(m, "rope_scatter_kv_", rope_scatter_kv_cuda); }
 #endif
 
 }  // namespace

@@ -98,8 +98,8 @@ Tensor find_rows_cpu(const Tensor& row_index, const Tensor& cu_rows, const Tenso
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) {
-  m.impl("build_rows", TORCH_BOX(&build_rows_cpu));
-  m.impl("find_rows", TORCH_BOX(&find_rows_cpu));
+  DLMCACHE_IMPL(m, "build_rows", build_rows_cpu);
+  DLMCACHE_IMPL(m, "find_rows", find_rows_cpu);
 }
 
 #ifdef DLMCACHE_WITH_CUDA
@@ -115,8 +115,8 @@ Tensor find_rows_cuda(const Tensor& row_index, const Tensor& cu_rows, const Tens
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) {
-  m.impl("build_rows", TORCH_BOX(&build_rows_cuda));
-  m.impl("find_rows", TORCH_BOX(&find_rows_cuda));
+  DLMCACHE_IMPL(m, "build_rows", build_rows_cuda);
+  DLMCACHE_IMPL(m, "find_rows", find_rows_cuda);
 }
 #endif
 

@@ -76,8 +76,8 @@ void scatter_rows_cpu(Tensor dst, const Tensor& rows, const Tensor& row_index) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) {
-  m.impl("gather_rows", TORCH_BOX(&gather_rows_cpu));
-  m.impl("scatter_rows_", TORCH_BOX(&scatter_rows_cpu));
+  DLMCACHE_IMPL(m, "gather_rows", gather_rows_cpu);
+  DLMCACHE_IMPL(m, "scatter_rows_", scatter_rows_cpu);
 }
 
 #ifdef DLMCACHE_WITH_CUDA
@@ -92,8 +92,8 @@ void scatter_rows_cuda(Tensor dst, const Tensor& rows, const Tensor& row_index) 
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) {
-  m.impl("gather_rows", TORCH_BOX(&gather_rows_cuda));
-  m.impl("scatter_rows_", TORCH_BOX(&scatter_rows_cuda));
+  DLMCACHE_IMPL(m, "gather_rows", gather_rows_cuda);
+  DLMCACHE_IMPL(m, "scatter_rows_", scatter_rows_cuda);
 }
 #endif
 

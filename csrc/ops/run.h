@@ -1,14 +1,37 @@
-// Running the torch-free halves of an operator: CPU loops over torch's threads, launchers on the current stream.
+// Registering an operator and running its torch-free halves: CPU loops over torch's threads, launchers on the current
+// stream.
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 
+#include "ops/nvtx.h"
+
 namespace dlmcache::ops {
+
+// A string literal as a template argument.
+template <size_t size>
+struct Literal {
+  char text[size];
+  constexpr Literal(const char (&literal)[size]) { std::copy_n(literal, size, text); }
+};
+
+// A boxed operator inside a range of its name: its checks, its GEMMs and all of its launches.
+template <Literal name, void (*boxed)(StableIValue*, uint64_t, uint64_t)>
+void in_range(StableIValue* stack, uint64_t num_arguments, uint64_t num_outputs) {
+  const NvtxRange range(name.text);
+  boxed(stack, num_arguments, num_outputs);
+}
+
+// Inside STABLE_TORCH_LIBRARY_IMPL: `function` implements the operator dlmcache::<op>.
+#define DLMCACHE_IMPL(library, op, function) \
+  library.impl(op, &dlmcache::ops::in_range<"dlmcache::" op, TORCH_BOX(&function)>)
 
 // Work worth a thread: below about this many scalar operations waking another thread costs more than it saves.
 inline constexpr int64_t kOperationsPerTask = 32768;

@@ -109,7 +109,7 @@ Outputs sample_rows_cpu(const Tensor& logits, double temperature, double top_p, 
   return sample_rows(logits, arguments, 8, filter, reduce, finish);
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { m.impl("sample_rows", TORCH_BOX(&sample_rows_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { DLMCACHE_IMPL(m, "sample_rows", sample_rows_cpu); }
 
 #ifdef DLMCACHE_WITH_CUDA
 Outputs sample_rows_cuda(const Tensor& logits, double temperature, double top_p, int64_t top_k, int64_t score,
@@ -123,7 +123,7 @@ Outputs sample_rows_cuda(const Tensor& logits, double temperature, double top_p,
   return sample_rows(logits, arguments, 512, filter, reduce, finish);
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { m.impl("sample_rows", TORCH_BOX(&sample_rows_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { DLMCACHE_IMPL(m, "sample_rows", sample_rows_cuda); }
 #endif
 
 }  // namespace

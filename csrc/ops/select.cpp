@@ -57,7 +57,7 @@ std::tuple<Tensor, Tensor, Tensor> select_rows_cpu(const Tensor& score, const Te
   });
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { m.impl("select_rows", TORCH_BOX(&select_rows_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { DLMCACHE_IMPL(m, "select_rows", select_rows_cpu); }
 
 #ifdef DLMCACHE_WITH_CUDA
 std::tuple<Tensor, Tensor, Tensor> select_rows_cuda(const Tensor& score, const Tensor& row_index, const Tensor& cu_rows,
@@ -66,7 +66,7 @@ std::tuple<Tensor, Tensor, Tensor> select_rows_cuda(const Tensor& score, const T
                      [&](const SelectRowsParams& p) { run_cuda(kOp, cuda::launch_select_rows, p, score); });
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { m.impl("select_rows", TORCH_BOX(&select_rows_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { DLMCACHE_IMPL(m, "select_rows", select_rows_cuda); }
 #endif
 
 }  // namespace

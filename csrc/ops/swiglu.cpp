@@ -35,14 +35,14 @@ Tensor swiglu_cpu(const Tensor& gate_up) {
   return swiglu(gate_up, [](const SwigluParams& p) { run_cpu(cpu::swiglu_rows, p, p.num_rows, 8 * p.width); });
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { m.impl("swiglu", TORCH_BOX(&swiglu_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { DLMCACHE_IMPL(m, "swiglu", swiglu_cpu); }
 
 #ifdef DLMCACHE_WITH_CUDA
 Tensor swiglu_cuda(const Tensor& gate_up) {
   return swiglu(gate_up, [&](const SwigluParams& p) { run_cuda(kOp, cuda::launch_swiglu, p, gate_up); });
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { m.impl("swiglu", TORCH_BOX(&swiglu_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { DLMCACHE_IMPL(m, "swiglu", swiglu_cuda); }
 #endif
 
 }  // namespace

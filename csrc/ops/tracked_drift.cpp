@@ -97,7 +97,7 @@ Tensor tracked_similarity_cpu(const Tensor& q_old, const Tensor& q_new, const Te
                             });
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { m.impl("tracked_similarity", TORCH_BOX(&tracked_similarity_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { DLMCACHE_IMPL(m, "tracked_similarity", tracked_similarity_cpu); }
 
 #ifdef DLMCACHE_WITH_CUDA
 Tensor tracked_similarity_cuda(const Tensor& q_old, const Tensor& q_new, const Tensor& k_cache, const Tensor& k_old,
@@ -108,7 +108,7 @@ Tensor tracked_similarity_cuda(const Tensor& q_old, const Tensor& q_new, const T
                             [&](const TrackedParams& p) { run_cuda(kOp, cuda::launch_tracked_similarity, p, q_old); });
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { m.impl("tracked_similarity", TORCH_BOX(&tracked_similarity_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { DLMCACHE_IMPL(m, "tracked_similarity", tracked_similarity_cuda); }
 #endif
 
 }  // namespace

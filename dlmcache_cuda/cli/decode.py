@@ -1,7 +1,7 @@
 """Decode a prompt from the command line, a file or standard input.
 
 The text goes to standard output and a line of statistics to standard error; --json prints both as
-one JSON object.
+one JSON object. --verbose also tells, before the work begins, how much memory it will take.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print text, ids and statistics as JSON"
     )
+    parser.add_argument(
+        "--verbose", action="store_true", help="first print the predicted memory, on standard error"
+    )
     add_decode_options(parser, gen_length=128)
     add_model_options(parser)
 
@@ -48,13 +51,27 @@ def read_prompt(arguments: argparse.Namespace) -> str:
     return text
 
 
+def _prediction(model, prompt, options):
+    import dlmcache_cuda
+    from dlmcache_cuda.decoding.prompts import tokenize_prompts
+
+    (ids,) = tokenize_prompts(model, prompt, options["gen_length"])
+    names = ("gen_length", "block_length", "cache", "cfg_scale", "alg")
+    return dlmcache_cuda.predict_memory(
+        model, ids.numel(), **{name: options[name] for name in names}
+    )
+
+
 def run(arguments: argparse.Namespace) -> int:
     import dlmcache_cuda
 
     text = read_prompt(arguments)
     options = decode_options(arguments)
     prompt = [{"role": "user", "content": text}] if arguments.chat else text
-    out = dlmcache_cuda.decode(load_model(arguments), prompt, **options)
+    model = load_model(arguments)
+    if arguments.verbose:
+        print(f"memory: {_prediction(model, prompt, options)}", file=sys.stderr)
+    out = dlmcache_cuda.decode(model, prompt, **options)
     if arguments.json:
         print(json.dumps(out.to_dict(), ensure_ascii=False))
         return 0

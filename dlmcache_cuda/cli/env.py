@@ -39,6 +39,7 @@ def collect() -> dict[str, Any]:
         "cpu operators run": bool(torch.isfinite(norm).all()),
         "cuda operators": _cuda_operators(info),
         "cuda devices": _cuda_devices(torch),
+        "nvtx ranges": _nvtx(info),
         "built with": f"torch {info['torch']}, Python {info['python']}",
         "bundled model": f"{weights.stat().st_size / 2**20:.1f} MiB"
         if weights.exists()
@@ -67,6 +68,14 @@ def _cuda_devices(torch) -> str:
         return f"none found by torch (built for CUDA {torch.version.cuda})"
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return ", ".join(names)
+
+
+def _nvtx(info: dict) -> str:
+    from dlmcache_cuda import _C
+
+    if not info["nvtx"]:
+        return "not built: no headers of nvtx3 (they come with a CUDA toolkit)"
+    return "on" if _C.nvtx_enabled() else "built; DLMCACHE_NVTX=1 switches them on"
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -10,13 +10,11 @@ from torch import Tensor
 from dlmcache_cuda.decoding.arguments import check_batch_size, check_seeds, check_settings
 from dlmcache_cuda.decoding.decoder import Decoder
 from dlmcache_cuda.decoding.events import StepEvent
+from dlmcache_cuda.decoding.memory import check_memory, predict, slot_capacity
 from dlmcache_cuda.decoding.output import DecodedSequence, DecodeOutput, DecodeStats
 from dlmcache_cuda.decoding.prompts import tokenize_prompts
 from dlmcache_cuda.model import Llada
 from dlmcache_cuda.policies import PolicyConfig, make_policy
-
-# Slots begin at multiples of this, so that rows of every slot are equally aligned.
-_CAPACITY_STEP = 16
 
 
 def decode(
@@ -111,6 +109,8 @@ def decode(
 
     Raises:
         TypeError, ValueError: an argument is not as above; nothing was computed.
+        MemoryError: the device has less memory available than the call needs, see
+            :func:`dlmcache_cuda.predict_memory`; nothing was computed.
         FloatingPointError: logits were NaN or infinite.
 
     Source: LLaDA (arXiv 2502.09992) reference decoding; Fast-dLLM (arXiv 2505.22618); Dream
@@ -143,13 +143,14 @@ def decode(
     prompt_ids = tokenize_prompts(model, prompts, settings.gen_length)
     seeds = check_seeds(seed, len(prompt_ids))
     num_slots = check_batch_size(batch_size, len(prompt_ids))
-    longest = max(ids.numel() for ids in prompt_ids) + settings.gen_length
+    lengths = [ids.numel() for ids in prompt_ids]
+    check_memory(model, predict(model, policy, settings, lengths, num_slots))
     decoder = Decoder(
         model,
         policy,
         settings,
         num_slots=num_slots,
-        capacity=-(-longest // _CAPACITY_STEP) * _CAPACITY_STEP,
+        capacity=slot_capacity(max(lengths) + settings.gen_length),
     )
     finished: dict[int, DecodedSequence] = {}
     waiting = iter(range(len(prompt_ids)))

@@ -32,6 +32,7 @@ from dlmcache_cuda.decoding.step_shape import StepShape
 from dlmcache_cuda.decoding.trace import step_traces
 from dlmcache_cuda.model import Llada
 from dlmcache_cuda.policies import IDLE, CachePolicy, Frame, StepPlan, StepView
+from dlmcache_cuda.profiling import annotated
 from dlmcache_cuda.samplers.sampler import RANDOM_ORDER_STREAM
 from dlmcache_cuda.stack import BudgetPlan, SlotRows, Stack, plan_budgets
 
@@ -96,7 +97,9 @@ class Decoder:
         self.exact = policy.reads_device or guesses or not reads_nothing(device)
         self.graphs: StepGraphs | None = None
         if captures_steps(settings) and not self.exact and not settings.trace:
-            self.graphs = StepGraphs(device, self.timer)
+            self.graphs = StepGraphs(
+                device, self.timer, lambda: [layer.weights for layer in model.layers]
+            )
         self._block = ControlBlock.of_slots(
             device,
             num_slots,
@@ -136,6 +139,7 @@ class Decoder:
         self.slots[place] = slot
         return place
 
+    @annotated("step")
     @torch.no_grad()
     def step(self) -> dict[int, DecodedSequence]:
         """One forward and one commit for every sequence in flight; returns those that ended."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -22,13 +23,20 @@ class StepGraphs:
     A shape's first step runs kernel by kernel, which also warms up the libraries; its second step
     is captured, and from then on every step of that shape is one launch. Graphs share one memory
     pool: a step's intermediates are dead when the next one begins.
+
+    Args:
+        device: of the decoder.
+        timer: of its phases.
+        weights: the model's weights as they are now. Another decoder may exchange them for a copy
+            with more proxies; a graph keeps those alive that it was captured with.
     """
 
-    def __init__(self, device: torch.device, timer: PhaseTimer) -> None:
+    def __init__(self, device: torch.device, timer: PhaseTimer, weights: Callable[[], Any]) -> None:
         self._device = device
         self._timer = timer
+        self._weights = weights
         self._seen: set[StepShape] = set()
-        self._graphs: OrderedDict[StepShape, tuple[torch.cuda.CUDAGraph, StepOutput]] = (
+        self._graphs: OrderedDict[StepShape, tuple[torch.cuda.CUDAGraph, StepOutput, Any]] = (
             OrderedDict()
         )
         self._pool = None
@@ -49,7 +57,7 @@ class StepGraphs:
             return program()
         elif not self._capture(shape, program):
             return program()
-        graph, output = self._graphs[shape]
+        graph, output, _ = self._graphs[shape]
         with self._timer.phase("network"):
             graph.replay()
         return output
@@ -74,7 +82,7 @@ class StepGraphs:
                 stacklevel=2,
             )
             return False
-        self._graphs[shape] = (graph, output)
+        self._graphs[shape] = (graph, output, self._weights())
         if len(self._graphs) > MAX_GRAPHS:
             self._graphs.popitem(last=False)
         return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +10,9 @@ from torch import Tensor
 
 from dlmcache_cuda import ops
 from dlmcache_cuda.cache import RowList
-from dlmcache_cuda.decoding.api import decode
 from dlmcache_cuda.decoding.arguments import check_batch_size, check_seeds, check_settings
 from dlmcache_cuda.decoding.decoder import Decoder
+from dlmcache_cuda.decoding.defaults import decode_defaults
 from dlmcache_cuda.decoding.prompts import tokenize_prompts
 from dlmcache_cuda.model import Llada
 from dlmcache_cuda.policies import make_policy
@@ -71,7 +70,7 @@ def measure_layer_ratios(
         "steps": steps,
         "threshold": threshold,
     }
-    settings = check_settings(model, policy, **_decode_defaults() | given)
+    settings = check_settings(model, policy, **decode_defaults() | given)
     waiting = list(enumerate(tokenize_prompts(model, prompts, settings.gen_length)))
     seeds = check_seeds(seed, len(waiting))
     slots = check_batch_size(batch_size, len(waiting))
@@ -84,17 +83,6 @@ def measure_layer_ratios(
             decoder.add(sequence, ids, seeds[sequence])
         recorder.step()
     return ratios_of_drift(recorder.drifts(), mean_ratio, min_ratio)
-
-
-def _decode_defaults() -> dict[str, Any]:
-    """What ``decode`` passes on when nothing is said."""
-    taken = inspect.signature(check_settings).parameters
-    parameters = inspect.signature(decode).parameters.items()
-    return {
-        name: parameter.default
-        for name, parameter in parameters
-        if name in taken and parameter.kind is parameter.KEYWORD_ONLY
-    }
 
 
 class _DriftRecorder:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dlmcache_cuda.profiling import annotate
+
 PHASES = ("plan", "network", "head", "commit", "readback")
 
 
@@ -20,7 +22,8 @@ class PhaseTimer:
     def phase(self, name: str) -> Iterator[None]:
         begin = time.perf_counter()
         try:
-            yield
+            with annotate(name):
+                yield
         finally:
             self.seconds[name] += time.perf_counter() - begin
 

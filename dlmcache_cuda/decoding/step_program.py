@@ -18,6 +18,7 @@ from dlmcache_cuda.decoding.step_shape import StepShape
 from dlmcache_cuda.model import Prediction
 from dlmcache_cuda.model.attention import KeyLengths
 from dlmcache_cuda.policies import StepPlan, StepResult, StepView
+from dlmcache_cuda.profiling import annotate
 from dlmcache_cuda.stack import BudgetPlan, LayerBudgets, StackResult, StackStep
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ class StepProgram:
                 step.masked = canvas.masked()
             self.policy.mark(step, self.plan)
             rows = self._rows()
-        with timer.phase("network"):
+        refreshes = self.boundary is not None or any(slot.refresh for slot in self.plan.slots)
+        with timer.phase("network"), annotate("refresh" if refreshes else "cached"):
             result = self.decoder.stack.run(self._stack_step(rows))
             wrong = self._guessed_wrong(result)
         with timer.phase("head"):

@@ -12,7 +12,10 @@ from dlmcache_cuda.model.weights import BlockWeights
 
 
 class LladaBlock:
-    """``h + a`` with ``a = attend(project_qkv(h))``, then ``h + feed_forward(h)``."""
+    """``h + a`` with ``a = attend(project_qkv(normed(h)))``, then what the feed-forward adds to it.
+
+    Sums are made together with the norm that reads them, the last one of a block by the next block.
+    """
 
     def __init__(self, config: LladaConfig, weights: BlockWeights) -> None:
         self.weights = weights
@@ -95,21 +98,27 @@ class LladaBlock:
         out = attention(q, k_cache, v_cache, rows, key_lengths)
         return self.weights.attn_out(out.flatten(1))
 
-    def feed_forward(self, h: Tensor) -> Tensor:
-        """Norm, SwiGLU and down projection of ``h [R, W]``: ``[R, W]``, to be added to ``h``."""
-        normed = ops.rms_norm(h, self.weights.ff_norm, self.eps)
-        return self.weights.ff_out(ops.swiglu(self.weights.gate_up(normed)))
+    def feed_forward(self, h: Tensor, attn_out: Tensor) -> tuple[Tensor, Tensor]:
+        """``h + attn_out [R, W]``, and what the feed-forward network adds to it: norm, SwiGLU and
+        down projection ``[R, W]``."""
+        h, normed = ops.add_rms_norm(h, attn_out, self.weights.ff_norm, self.eps)
+        return h, self.weights.ff_out(ops.swiglu(self.weights.gate_up(normed)))
 
     def forward(
         self,
         h: Tensor,
+        normed: Tensor,
         rows: RowList,
         cos_sin: Tensor,
         k_cache: Tensor,
         v_cache: Tensor,
         key_lengths: KeyLengths,
-    ) -> Tensor:
-        """The residual stream ``[R, W]`` behind the block; all parts on the same rows."""
-        q = self.project_qkv(self.normed(h), rows.row_index, cos_sin, k_cache, v_cache)
-        h = h + self.attend(q, k_cache, v_cache, rows, key_lengths)
-        return h + self.feed_forward(h)
+    ) -> tuple[Tensor, Tensor]:
+        """All parts on the same rows, of which ``normed`` is :meth:`normed`: the two terms of the
+        residual stream ``[R, W]`` behind the block."""
+        q = self.project_qkv(normed, rows.row_index, cos_sin, k_cache, v_cache)
+        return self.feed_forward(h, self.attend(q, k_cache, v_cache, rows, key_lengths))
+
+    def add(self, h: Tensor, ff_out: Tensor) -> tuple[Tensor, Tensor]:
+        """``h + ff_out`` of the block before, and its :meth:`normed`."""
+        return ops.add_rms_norm(h, ff_out, self.weights.attn_norm, self.eps)

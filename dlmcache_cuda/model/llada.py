@@ -21,6 +21,7 @@ from dlmcache_cuda.model.rope import RopeTable
 from dlmcache_cuda.model.token_ids import TokenIds
 from dlmcache_cuda.model.tokenizer import load_tokenizer
 from dlmcache_cuda.model.weights import ModelWeights
+from dlmcache_cuda.profiling import annotate
 
 
 class Prediction(NamedTuple):
@@ -156,9 +157,15 @@ class Llada:
         lengths = KeyLengths(kv_lens, None if kv_lens_host is None else tuple(kv_lens_host))
         cos_sin = self.cos_sin(rows.capacity)
         h = self.embed(tokens, rows.row_index)
-        for layer, k_cache, v_cache in zip(self.layers, cache.k, cache.v, strict=True):
-            h = layer.forward(h, rows, cos_sin, k_cache, v_cache, lengths)
-        return h
+        normed = self.layers[0].normed(h)
+        for number, block in enumerate(self.layers):
+            with annotate("layer", number):
+                h, ff_out = block.forward(
+                    h, normed, rows, cos_sin, cache.k[number], cache.v[number], lengths
+                )
+                if number + 1 < len(self.layers):
+                    h, normed = self.layers[number + 1].add(h, ff_out)
+        return h + ff_out
 
     def normed(self, hidden: Tensor, places: Tensor | None = None) -> Tensor:
         """What the head reads: the final norm of ``hidden[places]``, zeros for place -1."""

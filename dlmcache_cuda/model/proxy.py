@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from dlmcache_cuda.model.config import LladaConfig
 from dlmcache_cuda.model.direction_file import (
     Directions,
     read_directions,
@@ -49,9 +50,8 @@ def stack_proxies(model: Llada, rank: float) -> int:
     Returns:
         The number of directions r, which ``LladaBlock.project_with_proxy`` takes.
     """
-    kv_width = _value_width(model)
-    limit = min(kv_width, model.config.d_model)
-    r = min(limit, int(rank) if rank > 1 else max(1, int(rank * kv_width)))
+    limit = _limit(model.config)
+    r = proxy_width(model.config, rank)
     with _LOCK:
         entry = _ENTRIES.setdefault(model, _Entry())
     with entry.lock:
@@ -78,6 +78,22 @@ def singular_proxies(model: Llada, rank: float) -> list[Tensor]:
         weights = layer.weights
         proxies.append(weights.qkv.rows(weights.qkv_rows, weights.qkv_rows + r))
     return proxies
+
+
+def proxy_width(config: LladaConfig, rank: float) -> int:
+    """Directions that ``rank`` stands for."""
+    kv_width = config.n_kv_heads * config.head_dim
+    return min(_limit(config), int(rank) if rank > 1 else max(1, int(rank * kv_width)))
+
+
+def directions_bytes(config: LladaConfig, rank: float) -> int:
+    """Memory on the host of what proxies of a rank are made from."""
+    stored = min(_limit(config), max(proxy_width(config, rank), STORED_RANK))
+    return config.n_layers * stored * (config.d_model + 1) * 4
+
+
+def _limit(config: LladaConfig) -> int:
+    return min(config.n_kv_heads * config.head_dim, config.d_model)
 
 
 class _Entry:

@@ -13,7 +13,7 @@ from dlmcache_cuda import ops
 # Name -> ``score`` of ops.sample_rows.
 RANKINGS = {"confidence": 0, "margin": 1, "entropy": 2}
 # Logits at a time: top-p needs those of the whole vocabulary, but only of a few rows. 64 MiB fp32.
-_TILE_LOGITS = 1 << 24
+TILE_LOGITS = 1 << 24
 
 
 def sample_tiles(
@@ -30,7 +30,7 @@ def sample_tiles(
     steps: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``ops.sample_rows`` on the logits of ``normed [Q, W]``, tile by tile: three ``[Q]``."""
-    rows = max(1, _TILE_LOGITS // head.shape[0])
+    rows = max(1, TILE_LOGITS // head.shape[0])
     tiles = []
     for begin in range(0, max(1, normed.shape[0]), rows):
         part = slice(begin, begin + rows)

@@ -11,6 +11,7 @@ from dlmcache_cuda import ops
 from dlmcache_cuda.cache import KVCache, RowList
 from dlmcache_cuda.model import Llada
 from dlmcache_cuda.policies import StackSpec
+from dlmcache_cuda.profiling import annotate
 from dlmcache_cuda.stack.budgets import SlotRows, is_sparse, layer_rows
 from dlmcache_cuda.stack.rollout import rollout_importance
 from dlmcache_cuda.stack.row_sets import flagged_rows
@@ -94,7 +95,8 @@ class _Run:
         # A step that goes on has no rows below the first boundary.
         first = min(b for b in self.boundary if b is not None) if step.resumes else 0
         for layer in range(first, layers):
-            h, normed = self._layer(layer, h, normed)
+            with annotate("layer", layer):
+                h, normed = self._layer(layer, h, normed)
         importance = None
         if self.stack.spec.rollout:
             importance = rollout_importance(self.queries, self.cache, self.rows, step.key_lengths)
@@ -143,15 +145,17 @@ class _Run:
             self.queries.append(q)
         self.layer_rows.append(computed)
         if self.selection is None or self.selection.delta[layer] is None:
-            h = h + attn_out
-            return h + block.feed_forward(h), None
+            h, ff_out = block.feed_forward(h, attn_out)
+            if layer + 1 < len(self.model.layers):
+                return self.model.layers[layer + 1].add(h, ff_out)
+            return h + ff_out, None
         if places is None:
             places = torch.arange(rows.max_rows, device=h.device)
             places.masked_fill_(rows.row_index < 0, -1)
             chosen = h
         else:
             chosen = ops.gather_rows(h, places)
-        ff_out = block.feed_forward(chosen + attn_out)
+        ff_out = block.feed_forward(chosen, attn_out)[1]
         following = layer + 1 < len(self.model.layers)
         norm = self.model.layers[layer + 1].weights.attn_norm if following else None
         return self.selection.carry(layer, h, rows, attn_out, ff_out, places, norm)
@@ -200,8 +204,9 @@ class _Run:
         q_old = tracking.old_queries(layer, self.model.layers[layer], self.cos_sin)
         ops.scatter_rows_(tracking.inputs[layer], h, rows.row_index)
         if widened:
-            self.rows = self._widened(widened)
-            h = ops.gather_rows(tracking.inputs[layer], self.rows.row_index)
+            with annotate("refresh"):
+                self.rows = self._widened(widened)
+                h = ops.gather_rows(tracking.inputs[layer], self.rows.row_index)
         return h, bool(widened), q_old
 
     def _widened(self, slots: list[int]) -> RowList:

@@ -50,8 +50,16 @@ def test_env_names_versions_devices_and_reasons(capsys):
     facts = json.loads(capsys.readouterr().out)
     assert facts["cpu operators run"] is True
     assert facts["cuda operators"].startswith(("built for", "not built: "))
+    assert facts["nvtx ranges"].startswith(("built", "on", "not built: "))
     assert main(["env"]) == 0
     assert "cuda devices" in capsys.readouterr().out
+
+
+def test_decode_tells_the_predicted_memory_when_asked(capsys):
+    assert main(["decode", QUESTION.prompt, "--chat", "--verbose", *FAST]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith("memory: weights ")
+    assert "memory" not in captured.out
 
 
 @pytest.mark.parametrize("options", [[], ["--weights", "fp8"]], ids=str)

@@ -30,6 +30,7 @@ from dlmcache_cuda.decoding import decoder as decoder_module
 from dlmcache_cuda.decoding.decoder import Decoder
 from dlmcache_cuda.decoding.measure import _decode_defaults
 from dlmcache_cuda.decoding.step_program import StepProgram
+from dlmcache_cuda.model.linear import PlainLinear
 from dlmcache_cuda.policies import make_policy
 from dlmcache_cuda.stack import selection
 
@@ -80,6 +81,8 @@ def on_fake_cuda(model: Any, dtype: torch.dtype) -> Any:
     def moved(value: Any) -> Any:
         if isinstance(value, Tensor):
             return torch.empty(value.shape, dtype=dtype, device="cuda")
+        if isinstance(value, PlainLinear):
+            return PlainLinear(moved(value.weight), moved(value.bias))
         return value
 
     fake = copy.copy(model)
@@ -143,13 +146,16 @@ def steps_on_fake_cuda(monkeypatch, family: str, name: str, **given: Any) -> int
     settings = api.check_settings(model, policy, **options)
     real = Recording(model, policy, settings, num_slots=2, capacity=48)
 
-    def fake_proxies(model: Any, rank: float) -> list[Tensor]:
-        rows = min(int(rank), model.config.n_kv_heads * model.config.head_dim)
-        return [torch.empty(rows, model.config.d_model, dtype=dtype, device="cuda")] * 3
+    def stacked(fake: Any, rank: float) -> int:
+        rows = min(int(rank), fake.config.n_kv_heads * fake.config.head_dim)
+        for layer in fake.layers:
+            proxy = torch.empty(rows, fake.config.d_model, dtype=dtype, device="cuda")
+            layer.weights = layer.weights.with_proxy(proxy)
+        return rows
 
     mode = FakeTensorMode()
     with mode, monkeypatch.context() as patch:
-        patch.setattr(selection, "singular_proxies", fake_proxies)
+        patch.setattr(selection, "stack_proxies", stacked)
         fake = Following(
             on_fake_cuda(model, dtype),
             make_policy(config_of(name)),

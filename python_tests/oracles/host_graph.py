@@ -76,7 +76,7 @@ class HostStepGraphs(StepGraphs):
         with graph:
             output = program()
         # Recording ran the step, as capturing does not.
-        self._graphs[shape] = (_Played(graph), output)
+        self._graphs[shape] = (_Played(graph), output, self._weights())
         type(self).captured += 1
         return True
 

@@ -1,0 +1,29 @@
+"""What the cases of a part share, made when first asked for."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+
+from benchmarks.gpu.model import random_llada
+from benchmarks.gpu.options import Options
+from benchmarks.gpu.roofline import Roofline, measure_roofline
+from dlmcache_cuda.model import Llada
+
+
+class Context:
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.options.device == "cuda" else torch.float32
+
+    @cached_property
+    def roofline(self) -> Roofline:
+        return measure_roofline(self.options)
+
+    @cached_property
+    def model(self) -> Llada:
+        return random_llada(self.options.size, self.options.device, self.dtype)

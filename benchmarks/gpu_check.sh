@@ -25,8 +25,9 @@ python=${PYTHON:-python3}
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 mkdir -p "$out"
 key="$("$python" -m benchmarks.gpu key "${arguments[@]}") ${arguments[*]}"
-children=()
-trap 'kill "${children[@]}" 2>/dev/null; exit 130' INT TERM
+stop='kill $(jobs -p) 2>/dev/null; exit 130'
+trap "$stop" INT TERM
+beside() { (trap "$stop" INT TERM; "$@") & }
 
 # part NAME SECONDS COMMAND...: runs a command within its time, unless it has passed before.
 part() {
@@ -50,7 +51,7 @@ part() {
   echo "gpu_check: $name: $status"
 }
 # Parts that begin no case after so many seconds, and are ended a while later.
-python_part() { part "$1" $(($2 + 20)) "$python" -m benchmarks.gpu "$1" "${arguments[@]}" --out "$out" --seconds "$2"; }
+python_part() { part "$1" $(($2 + 10)) "$python" -m benchmarks.gpu "$1" "${arguments[@]}" --out "$out" --seconds "$2"; }
 sanitizer() {
   local call=("$python" -m benchmarks.gpu exercise "${arguments[@]}" --out "$out/$1")
   local filter=()
@@ -63,8 +64,10 @@ sanitizer() {
     echo "gpu_check: $1: skipped, there is no compute-sanitizer"
     echo "skipped 0" >"$out/$1.status"
   else
+    # A case that was done before would not be watched.
+    rm -f "$out/$1/exercise.json"
     # Every tensor gets memory of its own, so that reading beside it is found.
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 part "$1" 200 "${watched[@]}"
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 part "$1" 150 "${watched[@]}"
   fi
 }
 
@@ -73,18 +76,18 @@ if [ $dry = 1 ]; then
 else
   arch=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader -i 0 | tr -d .)
   export DLMCACHE_WITH_CUDA=1 DLMCACHE_CUDA_ARCHS=$arch
-  part build 150 "$python" setup.py build_ext --inplace
+  part build 120 "$python" setup.py build_ext --inplace
 fi
 "$python" -m benchmarks.gpu header "${arguments[@]}" | tee "$out/header.txt"
 # What is not timed runs side by side.
-python_part suite 180 & children+=($!)
-python_part soak 150 & children+=($!)
+beside python_part suite 140
+beside python_part soak 140
 for tool in memcheck racecheck synccheck; do
-  sanitizer "$tool" & children+=($!)
+  beside sanitizer "$tool"
 done
 wait
 [ $dry = 0 ] || python_part exercise 60
-python_part copy 20
+python_part copy 10
 python_part operators 60
 python_part forward 80
 python_part decode 120

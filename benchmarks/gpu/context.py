@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -13,8 +15,11 @@ from dlmcache_cuda.model import Llada
 
 
 class Context:
-    def __init__(self, options: Options) -> None:
+    """``pending``: the cases that are to be measured, in their order."""
+
+    def __init__(self, options: Options, pending: Sequence[Any] = ()) -> None:
         self.options = options
+        self.pending = pending
 
     @property
     def dtype(self) -> torch.dtype:

@@ -41,10 +41,10 @@ def run_part(name: str, options: Options) -> int:
         f"{key(options.device)} {options.scope}",
         header(options.device),
     )
-    context = Context(options)
-    for case_name, case in part.cases(options).items():
-        if case_name in results.cases:
-            continue
+    cases = part.cases(options).items()
+    pending = {case_name: case for case_name, case in cases if case_name not in results.cases}
+    context = Context(options, list(pending.values()))
+    for case_name, case in pending.items():
         if options.time_is_up:
             results.left.append(case_name)
             continue

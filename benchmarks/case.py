@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
+from benchmarks.clocks import clock_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,34 +50,28 @@ def time_interleaved(
 ) -> dict[str, Timing]:
     """Times functions in turn, so that a disturbance of the machine meets all of them alike.
 
-    Stops at ``repeats`` rounds, or earlier (but not before five) when ``budget`` seconds are spent.
+    On a GPU calls are timed by events, with a cold L2 cache. Stops at ``repeats`` rounds, or
+    earlier (but not before five) when ``budget`` seconds are spent.
     """
-
-    def synchronize() -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
-
+    clock = clock_of(device)
     begin = time.perf_counter()
     for _ in range(warm_up):
         for function in functions.values():
-            function()
-        synchronize()
+            clock.time(function)
         if time.perf_counter() - begin > budget / 4:
             break
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     begin = time.perf_counter()
     for number in range(repeats):
         for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            synchronize()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock.time(function))
         if number >= 4 and time.perf_counter() - begin > budget:
             break
     return {name: summarize(values) for name, values in seconds.items()}
 
 
-def summarize(values: list[float]) -> Timing:
+def summarize(values: Sequence[float]) -> Timing:
+    """Of at least one value."""
     ordered = sorted(values)
 
     def percentile(share: float) -> float:

@@ -6,12 +6,12 @@ import datetime
 import os
 import platform
 import subprocess
-import time
 from pathlib import Path
 
 import torch
 
 import dlmcache_cuda
+from benchmarks.case import time_interleaved
 
 
 def describe(device: str) -> dict[str, object]:
@@ -30,19 +30,12 @@ def describe(device: str) -> dict[str, object]:
 
 
 def copy_bandwidth(device: str) -> float:
-    """GB/s read plus written by the best of several large copies."""
-    source = torch.ones(2**25, device=device)
+    """GB/s read plus written by a large copy, the median of several."""
+    source = torch.ones(2**28 if device == "cuda" else 2**25, device=device)
     target = torch.empty_like(source)
-    best = float("inf")
-    for _ in range(8):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        target.copy_(source)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return round(2 * source.nbytes / best / 1e9, 1)
+    functions = {"copy": lambda: target.copy_(source)}
+    timing = time_interleaved(functions, device, warm_up=2, repeats=20, budget=0.5)["copy"]
+    return round(2 * source.nbytes / timing.median / 1e9, 1)
 
 
 def _processor() -> str:

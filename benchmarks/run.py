@@ -6,26 +6,16 @@ Prints Markdown tables and writes JSON, both with the hardware and versions they
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
-import pkgutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from rich.progress import Progress
 
-import benchmarks.ops
 from benchmarks import decode
-from benchmarks.case import Case, time_interleaved
+from benchmarks.case import time_interleaved
 from benchmarks.machine import describe
-
-
-def operator_cases(device: str, wanted: str) -> Iterator[Case]:
-    for module in sorted(module.name for module in pkgutil.iter_modules(benchmarks.ops.__path__)):
-        for case in importlib.import_module(f"benchmarks.ops.{module}").cases(device):
-            if wanted in f"{case.op} {case.name}":
-                yield case
+from benchmarks.ops import all_cases
 
 
 def measure_operators(device: str, wanted: str, budget: float) -> list[dict]:
@@ -33,7 +23,9 @@ def measure_operators(device: str, wanted: str, budget: float) -> list[dict]:
     results = []
     with Progress() as progress:
         task = progress.add_task("operators", total=None)
-        for case in operator_cases(device, wanted):
+        for case in all_cases(device):
+            if wanted not in f"{case.op} {case.name}":
+                continue
             progress.update(task, description=f"{case.op} {case.name}", advance=1)
             functions = {"op": case.run}
             if case.baseline is not None:

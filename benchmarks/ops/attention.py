@@ -19,6 +19,8 @@ MODELS = (
     ("llada-8b", (1,), 1024, 32, 32, 128, torch.bfloat16),
     ("llada-8b", (1024,), 1024, 32, 32, 128, torch.bfloat16),
     ("llada-8b", (32, 32, 32, 32), 1024, 32, 32, 128, torch.bfloat16),
+    ("llada-8b", (32,), 8192, 32, 32, 128, torch.bfloat16),
+    ("llada-8b", (512,), 2048, 32, 32, 128, torch.bfloat16),
     ("grouped", (32,), 1024, 28, 4, 128, torch.bfloat16),
     ("bundled", (16,), 164, 4, 4, 24, torch.float32),
     ("bundled", (16,) * 8, 164, 4, 4, 24, torch.float32),

@@ -11,7 +11,12 @@ from benchmarks.case import Case
 from dlmcache_cuda import ops
 
 # Name, rows, vocabulary.
-SHAPES = (("bundled", 32, 96), ("Dream-7B", 1, 152064), ("Dream-7B", 32, 152064))
+SHAPES = (
+    ("bundled", 32, 96),
+    ("LLaDA-8B", 32, 126464),
+    ("Dream-7B", 1, 152064),
+    ("Dream-7B", 32, 152064),
+)
 TEMPERATURE, TOP_P = 0.2, 0.95
 
 

@@ -26,11 +26,11 @@ class MemoryPrediction:
     """Bytes that a :func:`dlmcache_cuda.decode` call holds on the model's device at its peak.
 
     Attributes:
-        weights: the model, which is there already.
+        weights: the model, which is there already, with the proxies it was asked for before.
         kv_cache: keys and values of all slots.
-        stack: what the cache method keeps beside them: layer inputs, deltas, references, proxies.
-        directions: on a CPU, the singular vectors that proxies are made from; on a GPU 0, they
-            stay on the host.
+        stack: what the cache method keeps beside them: layer inputs, deltas, references.
+        directions: proxies that the model does not have yet and, on a CPU, the singular vectors
+            that proxies are made from.
         canvas: tokens and records of commits.
         network: temporaries of the widest forward.
         head: temporaries of the predictions, chunks of logits among them.
@@ -113,9 +113,7 @@ def predict(
             model.dtype,
         ),
         stack=stack_bytes(model, spec, copies * entries),
-        directions=0 if sizes.on_cuda or not _has_proxies(spec) else directions_bytes(
-            config, spec.selection.proxy_rank
-        ),
+        directions=_directions(model, spec),
         canvas=canvas,
         network=network_bytes(sizes, spec, predicted * num_slots),
         head=head_bytes(sizes, settings.sampler, predicted * num_slots),
@@ -126,19 +124,30 @@ def _has_proxies(spec: StackSpec) -> bool:
     return spec.selection is not None and spec.selection.signal == "proxy"
 
 
+def _directions(model: Llada, spec: StackSpec) -> int:
+    if not _has_proxies(spec):
+        return 0
+    rank, config = spec.selection.proxy_rank, model.config
+    width = proxy_width(config, rank)
+    missing = sum(max(width - layer.weights.proxy_rank, 0) for layer in model.layers)
+    kept = 0 if model.device.type == "cuda" else directions_bytes(config, rank)
+    return missing * config.d_model * model.dtype.itemsize + kept
+
+
 def stack_bytes(model: Llada, spec: StackSpec, num_rows: int) -> int:
     """What :attr:`dlmcache_cuda.stack.Stack.nbytes` would be."""
     config, itemsize = model.config, model.dtype.itemsize
-    held = 0
+    held = flags = 0
     if spec.tracking is not None:
         held += config.n_layers * num_rows * config.d_model
+        flags += config.n_layers * (num_rows + 1) + num_rows
     if spec.selection is not None:
         layers = config.n_layers - spec.selection.first_layer
         held += layers * num_rows * config.d_model
         if _has_proxies(spec):
             width = proxy_width(config, spec.selection.proxy_rank)
-            held += layers * num_rows * width + config.n_layers * width * config.d_model
-    return held * itemsize
+            held += layers * num_rows * width
+    return held * itemsize + flags
 
 
 def check_memory(model: Llada, prediction: MemoryPrediction) -> None:

@@ -49,16 +49,13 @@ def network_bytes(sizes: Sizes, spec: StackSpec, predicted: int) -> int:
     kv_width = config.n_kv_heads * config.head_dim
     # In widths of the residual stream, for each row: what a layer holds from its beginning to its
     # end, and then the most that its parts add to that.
-    if spec.plain:
-        held, extra = 1, 0  # h
-        project = 3 * width + 2 * kv_width  # normed, q; keys and values
-        feed_forward = 3 * width + 3 * inner  # q, h + a, normed; gate and up, their product
-    else:
-        held, extra = 2, 0  # h, normed
+    held, extra = 2, 0  # h, normed
+    project = 2 * width + 2 * kv_width  # q; queries, keys and values
+    feed_forward = 3 * width + 3 * inner  # a, h + a, normed; gate and up, their product
+    if not spec.plain:
         if spec.tracking:
             held, extra = 3, kv_width  # and h of the layer below; the keys before
-        project = 2 * width + 2 * kv_width
-        feed_forward = 4 * width + 3 * inner  # q, a, h + a, normed
+        feed_forward += width  # q
         if spec.selection:
             # a, f, q, the rows behind the layer and their norm; chosen and h + a are gone.
             feed_forward = max(feed_forward, 5 * width)

@@ -116,8 +116,14 @@ class LladaBlock:
     ) -> tuple[Tensor, Tensor]:
         """All parts on the same rows, of which ``normed`` is :meth:`normed`: the two terms of the
         residual stream ``[R, W]`` behind the block."""
-        q = self.project_qkv(normed, rows.row_index, cos_sin, k_cache, v_cache)
-        return self.feed_forward(h, self.attend(q, k_cache, v_cache, rows, key_lengths))
+        attn_out = self.attend(
+            self.project_qkv(normed, rows.row_index, cos_sin, k_cache, v_cache),
+            k_cache,
+            v_cache,
+            rows,
+            key_lengths,
+        )
+        return self.feed_forward(h, attn_out)
 
     def add(self, h: Tensor, ff_out: Tensor) -> tuple[Tensor, Tensor]:
         """``h + ff_out`` of the block before, and its :meth:`normed`."""

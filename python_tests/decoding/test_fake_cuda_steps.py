@@ -28,7 +28,7 @@ from dlmcache_cuda import _extension
 from dlmcache_cuda.decoding import api
 from dlmcache_cuda.decoding import decoder as decoder_module
 from dlmcache_cuda.decoding.decoder import Decoder
-from dlmcache_cuda.decoding.measure import _decode_defaults
+from dlmcache_cuda.decoding.defaults import decode_defaults
 from dlmcache_cuda.decoding.step_program import StepProgram
 from dlmcache_cuda.model.linear import PlainLinear
 from dlmcache_cuda.policies import make_policy
@@ -142,7 +142,7 @@ def steps_on_fake_cuda(monkeypatch, family: str, name: str, **given: Any) -> int
     monkeypatch.setattr(decoder_module, "reads_nothing", lambda device: True)
     model, prompts = model_of(family), random_prompts(4, [9, 3])
     policy = make_policy(config_of(name))
-    options = _decode_defaults() | options_of(name, gen_length=12, block_length=6, **given)
+    options = decode_defaults() | options_of(name, gen_length=12, block_length=6, **given)
     settings = api.check_settings(model, policy, **options)
     real = Recording(model, policy, settings, num_slots=2, capacity=48)
 

@@ -75,7 +75,11 @@ def test_buffers_are_exactly_as_predicted(name, cfg_scale):
     )
     assert predicted.kv_cache == decoder.canvas.cache.nbytes
     assert predicted.stack == decoder.stack.nbytes
-    assert predicted.weights == model.weight_bytes
+    again = dlmcache_cuda.predict_memory(
+        model, PROMPT_LENGTHS, cache=name, cfg_scale=cfg_scale, **SETTINGS
+    )
+    assert again.weights == model.weight_bytes
+    assert again.total == predicted.total  # proxies move from one part to the other
     canvas = decoder.canvas
     held = [canvas.network_tokens, canvas.commit_step, canvas.log_confidence, canvas.is_prompt]
     if canvas.final_mask_id is not None:

@@ -72,7 +72,7 @@ RANKINGS = {"confidence": 0, "margin": 1, "entropy": 2}
 )
 def test_rankings_are_those_of_the_logits(model, name, settings, monkeypatch):
     """Whatever way they take: through head_reduce, or through tiles of five rows of logits."""
-    monkeypatch.setattr(ranking, "_TILE_LOGITS", 5 * model.head.shape[0])
+    monkeypatch.setattr(ranking, "TILE_LOGITS", 5 * model.head.shape[0])
     ids = torch.randint(0, 60, (40,), generator=torch.Generator().manual_seed(4))
     places = torch.arange(3, 15, device=model.device)
     noise = {

@@ -55,6 +55,9 @@ def add_decode_options(parser: argparse.ArgumentParser, gen_length: int) -> None
         "repeated",
     )
     group.add_argument("--no-stop-at-eos", action="store_true", help="make every step")
+    group.add_argument(
+        "--no-cuda-graphs", action="store_true", help="launch kernels one by one (debugging)"
+    )
     group.add_argument("--seed", type=int, default=0, help="default: %(default)s")
 
 
@@ -76,6 +79,7 @@ def decode_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "min_commit": arguments.min_commit,
         "cache": cache_config(arguments.cache, arguments.cache_arg),
         "stop_at_eos": not arguments.no_stop_at_eos,
+        "cuda_graphs": False if arguments.no_cuda_graphs else None,
         "seed": arguments.seed,
     }
 

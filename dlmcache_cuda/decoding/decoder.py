@@ -149,36 +149,44 @@ class Decoder:
             if self.policy.reads_device:
                 step.masked = self.canvas.masked()
             plan = self.policy.plan(step)
-        outcome = self._run(step, plan)
+            program = self._program(step, plan)
+        outcome = self._run(program)
         wrong = outcome.guessed_wrong(self.exact, self.model.config.n_layers)
         if any(bound is not None for bound in wrong):
-            outcome.add(self._run(*_of_slots(step, plan, wrong), wrong), wrong)
+            with self.timer.phase("plan"):
+                program = self._program(*_of_slots(step, plan, wrong), wrong)
+            outcome.add(self._run(program), wrong)
         self.forwards += 1
         return self._advance(plan, outcome)
 
-    def _run(
+    def _program(
         self, step: StepView, plan: StepPlan, boundary: Sequence[int | None] | None = None
-    ) -> StepOutcome:
-        """Computes a step and reads what it reports: the one time that the host waits for the
-        device, unless the step is exact.
+    ) -> StepProgram:
+        """What the device has to do, and the numbers that it needs on their way to it.
 
         Args:
             boundary: the step goes on where a guess was wrong, see :class:`StackStep`.
         """
-        with self.timer.phase("plan"):
-            slots = self._slot_rows(step, plan)
-            budgets = self._plan_budgets(slots, boundary)
-            shape = self._shape(step, plan, slots, budgets, resumes=boundary is not None)
-            captures = self.graphs is not None and self._may_capture(plan, boundary)
-            if captures:
-                shape = shape.rounded()
-                plan.window_rows = shape.window
-            control = self._upload(step, plan, budgets, shape, boundary)
-        program = StepProgram(self, step, plan, control, shape, budgets, boundary)
-        output = self.graphs.run(shape, program.run) if captures else program.run()
+        slots = self._slot_rows(step, plan)
+        budgets = self._plan_budgets(slots, boundary)
+        shape = self._shape(step, plan, slots, budgets, resumes=boundary is not None)
+        captured = self.graphs is not None and self._may_capture(plan, boundary)
+        if captured:
+            shape = shape.rounded()
+            plan.window_rows = shape.window
+        control = self._upload(step, plan, budgets, shape, boundary)
+        return StepProgram(self, step, plan, control, shape, budgets, boundary, captured)
+
+    def _run(self, program: StepProgram) -> StepOutcome:
+        """Runs a step and reads what it reports: the one time that the host waits for the device,
+        unless the step is exact."""
+        if program.captured:
+            output = self.graphs.run(program.shape, program.run)
+        else:
+            output = program.run()
         with self.timer.phase("readback"):
             report = self._read(output)
-        return StepOutcome.read(output, report, len(self.slots), shape)
+        return StepOutcome.read(output, report, len(self.slots), program.shape)
 
     def _read(self, output: StepOutput) -> list[int]:
         """The report on the host, which waits for it."""

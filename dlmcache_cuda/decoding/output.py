@@ -76,8 +76,9 @@ class DecodeStats:
         refreshes: forwards of a sequence that recomputed cached rows by schedule, summed over
             sequences.
         visible_tokens: tokens before the first end token, summed over sequences.
-        seconds: wall time by phase: ``plan``, ``network``, ``head``, ``commit``, ``readback`` and
-            ``total``. On a GPU work is queued, so what it takes shows up in ``readback``.
+        seconds: wall time by phase: ``plan``, ``rows``, ``network``, ``head``, ``commit``,
+            ``readback`` and ``total``. On a GPU work is queued, so what it takes shows up in
+            ``readback``.
     """
 
     forwards: int

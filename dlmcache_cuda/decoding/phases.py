@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from dlmcache_cuda.profiling import annotate
 
-PHASES = ("plan", "network", "head", "commit", "readback")
+PHASES = ("plan", "rows", "network", "head", "commit", "readback")
 
 
 class PhaseTimer:

@@ -54,16 +54,17 @@ class StepProgram:
         shape: StepShape,
         budgets: BudgetPlan | None,
         boundary: Sequence[int | None] | None,
+        captured: bool,
     ) -> None:
         self.decoder, self.canvas, self.policy = decoder, decoder.canvas, decoder.policy
         self.sampler, self.model = decoder.sampler, decoder.model
         self.step, self.plan, self.control, self.shape = step, plan, control, shape
-        self.budgets, self.boundary = budgets, boundary
+        self.budgets, self.boundary, self.captured = budgets, boundary, captured
 
     def run(self) -> StepOutput:
         """Runs the step: network, head, commit, and what the policy learns of them."""
         timer, step, canvas = self.decoder.timer, self.step, self.canvas
-        with timer.phase("plan"):
+        with timer.phase("rows"):
             step.columns = self.control.columns
             if not self.policy.reads_device:
                 step.masked = canvas.masked()

@@ -16,7 +16,7 @@ from dlmcache_cuda.policies import StackSpec
 from dlmcache_cuda.samplers.sampler import Sampler
 
 # Row lists, flags and places: a handful of int64 and bool vectors over rows or positions.
-_LISTS = 96
+_LISTS = 128
 # Widest chunk, narrowest chunk and most logits of a chunk (plan_cpu and plan_cuda in head.cpp).
 _CHUNKS = {False: (8192, 1024, 1 << 20), True: (32768, 2048, 1 << 23)}
 _VOCAB_STATE = 36  # sizeof(VocabState)

@@ -16,7 +16,7 @@ import dlmcache_cuda
 from dlmcache_cuda import profiling
 from dlmcache_cuda.assets.questions import make_questions
 
-PHASES = ("plan", "network", "head", "commit", "readback")
+PHASES = ("plan", "rows", "network", "head", "commit", "readback")
 DECODE = """
 import torch, dlmcache_cuda
 torch.set_num_threads(1)

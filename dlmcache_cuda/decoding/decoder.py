@@ -180,13 +180,11 @@ class Decoder:
     def _run(self, program: StepProgram) -> StepOutcome:
         """Runs a step and reads what it reports: the one time that the host waits for the device,
         unless the step is exact."""
-        if program.captured:
-            output = self.graphs.run(program.shape, program.run)
-        else:
-            output = program.run()
+        shape = program.shape
+        output = self.graphs.run(shape, program.run) if program.captured else program.run()
         with self.timer.phase("readback"):
             report = self._read(output)
-        return StepOutcome.read(output, report, len(self.slots), program.shape)
+        return StepOutcome.read(output, report, len(self.slots), shape)
 
     def _read(self, output: StepOutput) -> list[int]:
         """The report on the host, which waits for it."""

@@ -147,6 +147,7 @@ def test_parts_of_a_block_make_up_the_block(model):
     h = model.embed(tokens, rows.row_index)
     for layer, k, v in zip(model.layers, cache.k, cache.v, strict=True):
         q = layer.project_qkv(layer.normed(h), rows.row_index, model.cos_sin(CAPACITY), k, v)
-        h = h + layer.attend(q, k, v, rows, lengths)
-        h = h + torch.cat([layer.feed_forward(part) for part in h.split(20)])
+        attn_out = layer.attend(q, k, v, rows, lengths)
+        parts = zip(h.split(20), attn_out.split(20), strict=True)
+        h = torch.cat([torch.add(*layer.feed_forward(*part)) for part in parts])
     torch.testing.assert_close(h, full, rtol=1e-5, atol=1e-5)

@@ -140,6 +140,18 @@ def judge(mutant: Mutant) -> str:
         copy.write_text(original)
 
 
+def copy_changed(source: str, destination: str) -> str:
+    """Copies a file with a new time unless it is there already.
+
+    The time of the original would be older than the object of the last run's last mutant, which
+    ninja would then take for up to date.
+    """
+    target = Path(destination)
+    if not target.exists() or target.read_bytes() != Path(source).read_bytes():
+        shutil.copyfile(source, destination)
+    return destination
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -159,8 +171,8 @@ def main() -> int:
     tested = {path.stem.removeprefix("test_") for path in (ROOT / "csrc/tests").glob("test_*.cpp")}
     paths = [path for path in paths if path.stem in SHARED or path.stem in tested]
 
-    shutil.copytree(ROOT / "csrc", WORK / "csrc", dirs_exist_ok=True)
-    shutil.copy2(ROOT / "CMakeLists.txt", WORK / "CMakeLists.txt")
+    shutil.copytree(ROOT / "csrc", WORK / "csrc", dirs_exist_ok=True, copy_function=copy_changed)
+    copy_changed(str(ROOT / "CMakeLists.txt"), str(WORK / "CMakeLists.txt"))
     chosen = []
     if arguments.barriers:
         chosen += [mutant for path in paths for mutant in mutants_of(path, "barrier")]

@@ -24,7 +24,7 @@
 namespace dlmcache::cpu {
 
 bool has_avx2() {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(DLMCACHE_CPU_BASELINE_ONLY)
   static const bool available = [] {
     const char* requested = std::getenv("DLMCACHE_CPU_ARCH");
     if (requested && std::strcmp(requested, "baseline") == 0) return false;

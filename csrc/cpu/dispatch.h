@@ -5,7 +5,7 @@
 
 // DLMCACHE_DISPATCH_CPU(rms_norm_rows, RmsNormParams) defines dlmcache::cpu::rms_norm_rows, which calls the version
 // compiled for the best instruction set that the processor has.
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(DLMCACHE_CPU_BASELINE_ONLY)
 #define DLMCACHE_DISPATCH_CPU(name, Params)                            \
   namespace dlmcache::cpu::avx2 {                                      \
   void name(const Params& p, int64_t begin, int64_t end);              \

@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(kThreads, kNoise ? 3 : 5) vocab_reduce_kernel(
       }
       offer_outside(state, value, static_cast<int32_t>(id), logit);
     }
-    __syncthreads();
+    __syncthreads();  // the list may name an id twice
     for (int64_t i = threadIdx.x; i < p.num_confidence_suppress; i += kThreads) {
       const int64_t offset = p.confidence_suppress_ids[i] - p.chunk_begin;
       if (offset >= begin && offset < end) logits[offset] = from_float<scalar_t>(-INFINITY);

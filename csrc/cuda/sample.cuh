@@ -8,28 +8,42 @@
 
 namespace dlmcache::cuda {
 
+// Three sums that a block adds up together: as many barriers as for one.
+struct ThreeSums {
+  int64_t of[3];
+
+  __device__ __forceinline__ friend ThreeSums operator+(const ThreeSums& a, const ThreeSums& b) {
+    return {{a.of[0] + b.of[0], a.of[1] + b.of[1], a.of[2] + b.of[2]}};
+  }
+  __device__ __forceinline__ friend ThreeSums shuffle_xor(const ThreeSums& sums, int lane_mask) {
+    return {{detail::shuffle_xor(sums.of[0], lane_mask), detail::shuffle_xor(sums.of[1], lane_mask),
+             detail::shuffle_xor(sums.of[2], lane_mask)}};
+  }
+};
+
 // The smallest key above which the ids weigh at most `limit`, two bits of it per pass over the row. The passes read
 // the row from the L2 cache; sums of whole numbers need no order.
 template <int kThreads, typename Weight>
 __device__ __forceinline__ uint32_t find_cut(const float* x, int64_t count, int64_t limit, Weight weight,
-                                             int64_t* scratch) {
+                                             ThreeSums* scratch) {
   uint32_t cut = 0;
   for (int shift = 30; shift >= 0; shift -= 2) {
     const uint32_t last[3] = {cut + (1u << shift) - 1, cut + (2u << shift) - 1, cut + (3u << shift) - 1};
-    int64_t sum[3] = {0, 0, 0};
+    ThreeSums sum{{0, 0, 0}};
     for (int64_t i = threadIdx.x; i < count; i += kThreads) {
       const float value = x[i];
       if (!(value > -INFINITY)) continue;
       const uint32_t key = order_key(value);
       if (key <= last[0]) continue;
       const int64_t own = weight(value);
-      sum[0] += own;
-      sum[1] += key > last[1] ? own : 0;
-      sum[2] += key > last[2] ? own : 0;
+      sum.of[0] += own;
+      sum.of[1] += key > last[1] ? own : 0;
+      sum.of[2] += key > last[2] ? own : 0;
     }
+    sum = detail::block_reduce<kThreads>(sum, scratch, ThreeSums{{0, 0, 0}}, detail::Sum{});
     uint32_t digit = 0;
 #pragma unroll
-    for (int d = 0; d < 3; ++d) digit += block_reduce_sum<kThreads>(sum[d], scratch) > limit ? 1 : 0;
+    for (int d = 0; d < 3; ++d) digit += sum.of[d] > limit ? 1 : 0;
     cut += digit << shift;
   }
   return cut;
@@ -39,7 +53,8 @@ __device__ __forceinline__ uint32_t find_cut(const float* x, int64_t count, int6
 template <typename scalar_t, int kThreads>
 __global__ void __launch_bounds__(kThreads) filter_logits_kernel(FilterParams p) {
   __shared__ float float_scratch[kReduceScratch<kThreads>];
-  __shared__ int64_t scratch[kReduceScratch<kThreads>];
+  __shared__ int64_t total_scratch[kReduceScratch<kThreads>];
+  __shared__ ThreeSums scratch[kReduceScratch<kThreads>];
   const int64_t row = blockIdx.x;
   if (p.row_index && p.row_index[row] < 0) return;  // the whole block leaves
   const scalar_t* logits = static_cast<const scalar_t*>(p.logits) + row * p.logits_stride;
@@ -61,7 +76,7 @@ __global__ void __launch_bounds__(kThreads) filter_logits_kernel(FilterParams p)
     const auto mass = [&](float value) { return mass_of(expf(value - largest)); };
     int64_t total = 0;
     for (int64_t i = threadIdx.x; i < p.vocab; i += kThreads) total += mass(out[i]);
-    total = block_reduce_sum<kThreads>(total, scratch);
+    total = block_reduce_sum<kThreads>(total, total_scratch);
     cut = find_cut<kThreads>(out, p.vocab, mass_limit(p.top_p, total), mass, scratch);
   }
   if (p.top_k > 0) {

@@ -89,6 +89,7 @@ TEST(a_block_per_row) {
   check_size({3, 1288, 0, 0}, {0, 2, 1});
   check_size({3, 1289, 0, 0}, {0, 2, 1});
 }
+TEST(more_than_a_block_keeps_in_registers) { check_size({2, 8208, 0, 0}, {0, 1}); }
 TEST(one_element) { check_size({1, 1, 0, 0}, {0}); }
 TEST(odd_width) { check_size({4, 77, 0, 0}, {3, 0, 2, -1}); }
 TEST(unaligned_rows) {

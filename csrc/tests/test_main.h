@@ -72,7 +72,8 @@ std::string to_text(const T& value) {
   return out.str();
 }
 
-inline bool check(bool holds, const char* expression, const char* file, int line) {
+// Not inlined into the dozens of checks of a test, which would only cost compile time.
+[[gnu::noinline]] inline bool check(bool holds, const char* expression, const char* file, int line) {
   if (!holds) report(file, line, std::string("CHECK(") + expression + ") does not hold");
   return holds;
 }

@@ -7,7 +7,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
 
 import dlmcache_cuda
 from benchmarks.case import summarize
@@ -28,17 +27,15 @@ def cases(options: Options) -> dict[str, Setting]:
 
 
 def predicted_bytes(model: Llada, setting: Setting) -> int:
-    """Weights, caches and the intermediates of a refresh."""
-    sizes, positions = model.config, setting.batch * (setting.prompt + setting.gen_length)
-    spec = dlmcache_cuda.available_policies()[setting.cache](config(setting.cache))
-    spec = spec.stack_spec(sizes.n_layers)
-    kept = sizes.n_layers * positions * sizes.d_model * model.dtype.itemsize  # one per layer
-    state = kept * ((spec.tracking is not None) + (spec.selection is not None))
-    if spec.rollout:
-        state += kept  # the queries of all layers
-    widths = 3 * sizes.mlp_hidden_size + 5 * sizes.d_model
-    refresh = positions * widths * model.dtype.itemsize
-    return model.weight_bytes + cached_bytes(model, positions) + state + refresh
+    """With the proxies that the setting's cache asks for."""
+    return dlmcache_cuda.predict_memory(
+        model,
+        [setting.prompt] * setting.batch,
+        gen_length=setting.gen_length,
+        block_length=BLOCK_LENGTH,
+        batch_size=setting.batch,
+        cache=config(setting.cache),
+    ).total
 
 
 def measure(context: Context, case: Setting) -> dict[str, Any]:
@@ -88,7 +85,7 @@ def _decode(model: Llada, case: Setting, cache, limit: int | None, arguments) ->
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(0, 60, (case.batch, case.prompt), generator=generator)
     # Real directions take a decomposition per layer, and are no cheaper to project on.
-    random = mock.patch("dlmcache_cuda.stack.selection.singular_proxies", _random_proxies)
+    random = mock.patch("dlmcache_cuda.stack.selection.stack_proxies", _stack_random_proxies)
     with random, timed_steps(limit) as seconds:
         dlmcache_cuda.decode(
             model,
@@ -105,10 +102,14 @@ def _decode(model: Llada, case: Setting, cache, limit: int | None, arguments) ->
     return seconds
 
 
-def _random_proxies(model: Llada, rank: float) -> list[Tensor]:
+def _stack_random_proxies(model: Llada, rank: float) -> int:
     rows = min(model.config.d_model, int(rank))
-    shape = (model.config.n_layers, rows, model.config.d_model)
-    return list(torch.randn(shape, device=model.device, dtype=model.dtype))
+    shape = (rows, model.config.d_model)
+    for layer in model.layers:
+        if layer.weights.proxy_rank < rows:
+            proxy = torch.randn(shape, device=model.device, dtype=model.dtype)
+            layer.weights = layer.weights.with_proxy(proxy)
+    return rows
 
 
 def table(cases: Mapping[str, dict[str, Any]]) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dlmcache_cuda.model import Llada
 from dlmcache_cuda.model.config import LladaConfig
+from dlmcache_cuda.model.linear import PlainLinear
 from dlmcache_cuda.model.token_ids import resolve_token_ids
 from dlmcache_cuda.model.weights import BlockWeights, ModelWeights
 from dlmcache_cuda.testing.tiny_model import random_config
@@ -60,11 +61,11 @@ def random_llada(size: str, device: str, dtype: torch.dtype, seed: int = 0) -> L
     blocks = tuple(
         BlockWeights(
             attn_norm=scale(),
-            qkv=qkv(),
-            attn_out=matrix(width, width),
+            qkv=PlainLinear(qkv()),
+            attn_out=PlainLinear(matrix(width, width)),
             ff_norm=scale(),
-            gate_up=matrix(2 * inner, width),
-            ff_out=matrix(width, inner),
+            gate_up=PlainLinear(matrix(2 * inner, width)),
+            ff_out=PlainLinear(matrix(width, inner)),
         )
         for _ in range(config.n_layers)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +38,13 @@ class StepShape:
 
     def rounded(self) -> StepShape:
         """A shape for steps of slightly different sizes, without relying on counts."""
-        return StepShape(
+        return replace(
+            self,
             entering=rounded_size(self.entering),
             counts=None,
             predicted=rounded_size(self.predicted),
             window=rounded_size(self.window),
             budgets=_rounded_all(self.budgets),
-            marked=self.marked,
-            limited=self.limited,
-            sliced=self.sliced,
-            tested=self.tested,
-            cuts=self.cuts,
-            resumes=self.resumes,
         )
 
 

@@ -338,16 +338,19 @@ def test_a_failure_halfway_is_made_good(monkeypatch):
 def test_another_thread_computes_while_proxies_are_stacked():
     model = random_model(19, model_type="Dream", **SIZES)
     rows = torch.randn(9, 32)
-    expected = [layer.project(rows) for layer in model.layers]
-    done, differences = threading.Event(), []
+    ready, done, differences = threading.Event(), threading.Event(), []
 
     def compute():
+        # In this thread: libraries may compute other bits with another number of threads.
+        expected = [layer.project(rows) for layer in model.layers]
+        ready.set()
         while not done.is_set():
             for layer, plain in zip(model.layers, expected, strict=True):
                 differences.append(not torch.equal(layer.project(rows), plain))
 
     thread = threading.Thread(target=compute)
     thread.start()
+    ready.wait()
     for rank in range(2, KV_WIDTH + 1):
         stack_proxies(model, rank)
     done.set()

@@ -139,9 +139,7 @@ TEST(no_slots) {
   CHECK(build_on_gpu(request, 0) == (RowList{{}, {0}}));
 }
 
-TEST(find_gives_the_place_or_minus_one) {
-  const Request request = random_request(21, 4, 90, 0.3, false);
-  const RowList list = build_on_cpu(request, 360);
+void check_find(const RowList& list) {
   std::vector<int64_t> query{-1};
   for (int64_t row = 359; row >= 0; --row) query.push_back(row);
   query.push_back(-1);
@@ -166,4 +164,12 @@ TEST(find_gives_the_place_or_minus_one) {
   }
   p.num_queries = 0;
   CHECK(cuda::launch_find_rows(p, nullptr) == nullptr);
+}
+
+TEST(find_gives_the_place_or_minus_one) {
+  const Request request = random_request(21, 4, 90, 0.3, false);
+  const RowList list = build_on_cpu(request, 360);
+  check_find(list);
+  // Nothing stands behind the last row: looking there would leave the list.
+  check_find(build_on_cpu(request, list.cu_rows.back()));
 }

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dlmcache_cuda.decoding.slots import Slot
+from dlmcache_cuda.decoding.step_shape import rounded_size
 from dlmcache_cuda.policies import SlotColumns, SlotPlan, SlotView
 
 # A window that limits nothing.
@@ -124,8 +125,9 @@ class ControlBlock:
         cls, device: torch.device, num_slots: int, copies: int, layers: int, gen_length: int
     ) -> ControlBlock:
         """With room for every block of a decoder: budgets of all layers and a whole drawn order."""
-        size = (len(FREE_SLOT) + 4 + copies + layers * copies + 2 * gen_length + 8) * num_slots + 1
-        return cls(device, size)
+        columns = (len(FREE_SLOT) + 4 + copies) * num_slots
+        order = rounded_size(num_slots * gen_length) + num_slots + 1
+        return cls(device, columns + layers * copies * num_slots + order)
 
     def upload(self, flat: Sequence[int]) -> Tensor:
         """The numbers on the device, by one copy that does not wait."""

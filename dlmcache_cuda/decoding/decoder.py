@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -93,8 +92,8 @@ class Decoder:
         )
         self.random_order = self.sampler.remasking == "random_order"
         # Guidance needs both twins of a slot at once, so that nothing can be guessed for one.
-        guesses = self.stack.spec.tracking is not None and self.sampler.cfg_scale > 0
-        self.exact = policy.reads_device or guesses or not reads_nothing(device)
+        tracked_twins = self.stack.spec.tracking is not None and self.canvas.guided
+        self.exact = policy.reads_device or tracked_twins or not reads_nothing(device)
         self.graphs: StepGraphs | None = None
         if captures_steps(settings) and not self.exact and not settings.trace:
             self.graphs = StepGraphs(
@@ -167,7 +166,7 @@ class Decoder:
         Args:
             boundary: the step goes on where a guess was wrong, see :class:`StackStep`.
         """
-        slots = self._slot_rows(step, plan)
+        slots = self._slot_rows(step, plan, resumes=boundary is not None)
         budgets = self._plan_budgets(slots, boundary)
         shape = self._shape(step, plan, slots, budgets, resumes=boundary is not None)
         captured = self.graphs is not None and self._may_capture(plan, boundary)
@@ -190,7 +189,7 @@ class Decoder:
         """The report on the host, which waits for it."""
         return output.report.tolist()
 
-    def _slot_rows(self, step: StepView, plan: StepPlan) -> list[SlotRows]:
+    def _slot_rows(self, step: StepView, plan: StepPlan, resumes: bool) -> list[SlotRows]:
         """What every slot of the network brings to its layers."""
         slots = []
         for view, chosen in zip(step.slots, plan.slots, strict=True):
@@ -198,7 +197,9 @@ class Decoder:
                 slots.append(SlotRows(chosen, 0, 0, 0, 0))
                 continue
             rows = chosen.end - chosen.begin
-            if chosen.marked:
+            if resumes:
+                rows = 0
+            elif chosen.marked:
                 rows = self.policy.max_rows(view, chosen)
             forced = self.policy.max_forced(view, chosen)
             slots.append(SlotRows(chosen, view.gen_length, view.length, rows, forced))
@@ -211,8 +212,6 @@ class Decoder:
         spec = self.stack.spec
         if spec.selection is None or (self.exact and spec.tracking is not None):
             return None
-        if boundary is not None:
-            slots = [replace(slot, carried=0) for slot in slots]
         return plan_budgets(spec.selection, self.model.config.n_layers, slots, boundary)
 
     def _shape(
@@ -224,7 +223,7 @@ class Decoder:
         resumes: bool,
     ) -> StepShape:
         marked = any(slot.marked for slot in plan.slots)
-        counts = tuple(0 if resumes else slot.carried for slot in slots)
+        counts = tuple(slot.carried for slot in slots)
         entering, predicted = sum(counts), None
         whole = self.policy.head_scope == "all"
         if self.random_order:
@@ -294,7 +293,7 @@ class Decoder:
 
     def _draw_orders(self) -> None:
         """Random order: draws the order of the blocks that begin."""
-        if self.sampler.remasking != "random_order":
+        if not self.random_order:
             return
         begun = [
             (place, slot)

@@ -93,6 +93,16 @@ def test_replayed_steps_decode_the_same(family, name, commit):
         assert HostStepGraphs.replayed > HostStepGraphs.captured > 0
 
 
+@pytest.mark.parametrize("name", ["dual", "spa"])
+def test_a_drawn_order_of_few_positions_fits_into_the_control_block(name):
+    options = {"gen_length": 8, "cache": config_of(name), "seed": 3, "remasking": "random_order"}
+    prompts = random_prompts(2, [5])
+    exact = dlmcache_cuda.decode(model_of("llada"), prompts, **options)
+    with resident(graphs=True):
+        mine = dlmcache_cuda.decode(model_of("llada"), prompts, **options)
+    assert mine.ids[0].tolist() == exact.ids[0].tolist()
+
+
 @settings(
     max_examples=25,
     deadline=None,

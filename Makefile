@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-python test-cpp bench quality lint format clean
+.PHONY: help setup setup-test build demo test test-python test-cpp bench quality lint format clean
 
 # The interpreter is found (and its environment made, if need be) when the first recipe asks for it.
 STAMPS := .stamps
@@ -20,6 +20,11 @@ setup: ## prepare the Python environment (.venv, or the current one when it has 
 	@scripts/environment.sh > $(STAMPS)/python.new
 	@mv $(STAMPS)/python.new $(STAMPS)/python
 
+setup-test: ## the same, with what the tests and checks need besides
+	@mkdir -p $(STAMPS)
+	@scripts/environment.sh test > $(STAMPS)/python.new
+	@mv $(STAMPS)/python.new $(STAMPS)/python
+
 build: setup ## compile the extension in place (CUDA operators too when a toolkit is found)
 	@echo "build: compiling dlmcache_cuda._C (log in $(STAMPS)/build.log)"
 	@$(PY) setup.py build_ext --inplace > $(STAMPS)/build.log 2>&1 || { tail -n 40 $(STAMPS)/build.log; exit 1; }
@@ -31,24 +36,24 @@ demo: build ## decode held-out questions with the bundled model, with and withou
 test: test-python test-cpp ## everything that CI runs
 	@echo "make test: all passed"
 
-test-python: build ## operators, model, decoding, command line
+test-python: setup-test build ## operators, model, decoding, command line
 	@$(PY) -m pytest python_tests $(PYTEST_ARGS)
 
-test-cpp: setup ## torch-free C++ tests and the kernels on the host, plain and under sanitizers
+test-cpp: setup-test ## torch-free C++ tests and the kernels on the host, plain and under sanitizers
 	@$(TOOLS) scripts/test_cpp.sh $(JOBS)
 
-bench: build ## time every operator and every cache; results go to build/bench
+bench: setup-test build ## time every operator and every cache; results go to build/bench
 	@$(PY) -m benchmarks.run $(BENCH_ARGS)
 
-quality: build ## what every cache costs and loses on the bundled model (an hour or two; resumes)
+quality: setup-test build ## what every cache costs and loses on the bundled model (an hour or two; resumes)
 	@$(PY) -m benchmarks.quality $(QUALITY_ARGS)
 
-lint: setup ## ruff and clang-format, without changing anything
+lint: setup-test ## ruff and clang-format, without changing anything
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' | $(TOOLS) xargs clang-format --dry-run -Werror
 
-format: setup ## apply ruff and clang-format
+format: setup-test ## apply ruff and clang-format
 	@$(PY) -m ruff check --fix -q .
 	@$(PY) -m ruff format -q .
 	@git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' | $(TOOLS) xargs clang-format -i

@@ -2,6 +2,7 @@
 # Prepares the Python environment of this checkout and prints the interpreter to use.
 #
 #   scripts/environment.sh        -> .venv/bin/python (made and filled when missing), or the current interpreter
+#   scripts/environment.sh test   -> the same, with what the tests need besides
 #
 # An interpreter that already has torch and transformers is taken as it is and nothing is installed (a machine with its
 # own CUDA build of torch, or one without a network). Otherwise .venv is made beside this checkout with pinned versions.
@@ -13,8 +14,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 TORCH=2.13.0
-PACKAGES=(transformers==5.23.0 numpy==2.4.6 rich==15.0.0 setuptools==84.2.1 ninja==1.13.2 pybind11==3.1.0
-  pytest==9.2.0 pytest-timeout==2.4.0 hypothesis==6.170.15 ruff==0.17.6 clang-format==23.1.5 cmake==4.4.4)
+PACKAGES=(transformers==5.23.0 numpy==2.4.6 rich==15.0.0 setuptools==84.2.1 ninja==1.13.2 pybind11==3.1.0)
+# What the tests need besides: one line for each part of the package.
+TEST_PACKAGES=(
+  pytest==9.2.0 pytest-timeout==2.4.0 hypothesis==6.170.15 ruff==0.17.6 clang-format==23.1.5 cmake==4.4.4
+  matplotlib==3.11.2
+)
+WITH_TESTS=$([ "${1:-}" = test ] && echo 1 || echo "")
 PYTHON=${PYTHON:-python3}
 say() { echo "environment: $*" >&2; }
 
@@ -32,7 +38,7 @@ PY
 # Nothing is installed into an interpreter that is not ours; what the targets will miss is named instead.
 take_as_it_is() {
   say "using $PYTHON $1; nothing is installed"
-  for module in torch transformers rich pytest pytest_timeout hypothesis numpy ninja; do
+  for module in torch transformers rich numpy ninja ${WITH_TESTS:+pytest pytest_timeout hypothesis}; do
     "$PYTHON" -c "import $module" 2>/dev/null || say "note: it has no $module (DLMCACHE_VENV=1 makes an own environment)"
   done
   echo "$PYTHON"
@@ -44,7 +50,8 @@ if [ "${DLMCACHE_VENV:-}" != 1 ] && [ ! -d .venv ] && usable "$PYTHON"; then
 fi
 
 VENV_PYTHON=$PWD/.venv/bin/python
-stamp=.venv/.installed
+[ -z "$WITH_TESTS" ] || PACKAGES+=("${TEST_PACKAGES[@]}")
+stamp=.venv/.installed${WITH_TESTS:+-test}
 wanted="torch==$TORCH ${PACKAGES[*]}"
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
   echo "$VENV_PYTHON"

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from dlmcache_cuda.model.config import LladaConfig
 from dlmcache_cuda.model.fp8 import MULTIPLE
-from dlmcache_cuda.model.linear import Fp8Linear, Linear, PlainLinear
+from dlmcache_cuda.model.linear import Fp8Linear, Linear
 from dlmcache_cuda.model.names import WeightNames, weight_names
+from dlmcache_cuda.model.packed import pack_linear
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _LISTED = 10  # names in one error message
@@ -96,7 +97,8 @@ def load_weights(
 
     Names and shapes are checked before the first weight is read. Every weight is then copied once,
     straight to its place on the device: the peak is the model plus one weight. Matrices that become
-    fp8 are copied whole first: the peak is then the model plus a few times its largest matrix.
+    fp8, or are packed for the processor, are copied whole first: the peak is then the model plus a
+    few times its largest matrix.
 
     Args:
         source: where the weights come from.
@@ -126,7 +128,7 @@ def load_weights(
             _check_finite(source, stored[part], place)
         return packed
 
-    linear = Fp8Linear.quantise if fp8 else PlainLinear
+    linear = Fp8Linear.quantise if fp8 else pack_linear
     embedding = pack(names.embedding)
     head = embedding if config.weight_tying else pack(names.head)
     if config.weight_tying and names.head in stored:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -92,6 +93,7 @@ def load_weights(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     fp8: bool = False,
+    keep: Collection[torch.dtype] = DTYPES,
 ) -> ModelWeights:
     """Check a checkpoint's weights and pack them.
 
@@ -105,6 +107,7 @@ def load_weights(
         config: says which weights there must be.
         device: where they go.
         dtype: their type there; default: that of the stored embedding.
+        keep: where that is none of these, float32.
         fp8: store the matrices of the blocks as float8_e4m3fn, with one scale per row.
 
     Raises:
@@ -117,7 +120,7 @@ def load_weights(
         _check_fp8_sizes(source, config)
     if dtype is None:
         dtype = source.read(stored[names.embedding]).dtype
-        dtype = dtype if dtype in DTYPES else torch.float32
+        dtype = dtype if dtype in keep else torch.float32
 
     def pack(*parts: str) -> Tensor:
         rows = [source.shape(stored[part])[0] for part in parts]

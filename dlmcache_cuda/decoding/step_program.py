@@ -22,7 +22,7 @@ from dlmcache_cuda.profiling import annotate
 from dlmcache_cuda.stack import BudgetPlan, LayerBudgets, StackResult, StackStep
 
 if TYPE_CHECKING:
-    from dlmcache_cuda.decoding.decoder import Decoder
+    from dlmcache_cuda.decoding.decoder import SlotDecoder
 
 
 @dataclass(slots=True)
@@ -35,6 +35,8 @@ class StepOutput:
     candidates: RowList
     committed: Tensor
     """``[Q]`` bool: candidates that were committed."""
+    draft: tuple[Tensor, Tensor] | None = None
+    """Rows that were predicted and the tokens there, ``[R]`` int64 each, if drafts are wanted."""
 
 
 class StepProgram:
@@ -47,7 +49,7 @@ class StepProgram:
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: SlotDecoder,
         step: StepView,
         plan: StepPlan,
         control: StepControl,
@@ -86,7 +88,10 @@ class StepProgram:
             self._tell_policy(result, rows, prediction, wrong)
             report = [status, cuts, result.computed, result.boundaries]
             report = torch.cat([part.flatten() for part in report if part is not None])
-        return StepOutput(report, result, candidates, committed)
+        draft = None
+        if self.decoder.settings.drafts:
+            draft = (rows.predicted.row_index, prediction.draft)
+        return StepOutput(report, result, candidates, committed, draft)
 
     def _rows(self) -> StepRows:
         decoder, slots = self.decoder, self.canvas.num_slots

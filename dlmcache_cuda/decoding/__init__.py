@@ -14,3 +14,6 @@ from dlmcache_cuda.decoding.predict import predict_memory as predict_memory
 from dlmcache_cuda.decoding.stream import Stream as Stream
 from dlmcache_cuda.decoding.stream import stream as stream
 from dlmcache_cuda.decoding.stream_event import StreamEvent as StreamEvent
+from dlmcache_cuda.decoding.trace import SelectionDrift as SelectionDrift
+from dlmcache_cuda.decoding.trace import SequenceTrace as SequenceTrace
+from dlmcache_cuda.decoding.trace import StepTrace as StepTrace

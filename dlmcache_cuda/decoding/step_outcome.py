@@ -73,6 +73,7 @@ class StepOutcome:
         draft = torch.full_like(tokens, mask_id)
         for out in self.outputs:
             # A step that went on comes second: its predictions are the ones that counted.
-            rows, predicted = torch.stack(out.draft).cpu()
-            draft[rows[rows >= 0]] = predicted[rows >= 0]
+            rows, prediction = out.predicted
+            index, token = torch.stack((rows.row_index, prediction.draft)).cpu()
+            draft[index[index >= 0]] = token[index >= 0]
         return draft.masked_fill(tokens != mask_id, mask_id)

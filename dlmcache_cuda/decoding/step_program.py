@@ -35,8 +35,9 @@ class StepOutput:
     candidates: RowList
     committed: Tensor
     """``[Q]`` bool: candidates that were committed."""
-    draft: tuple[Tensor, Tensor] | None = None
-    """Rows that were predicted and the tokens there, ``[R]`` int64 each, if drafts are wanted."""
+    predicted: tuple[RowList, Prediction] | None = None
+    """All masked positions that the head predicted and what it said, where a trace or drafts are
+    wanted."""
 
 
 class StepProgram:
@@ -88,10 +89,9 @@ class StepProgram:
             self._tell_policy(result, rows, prediction, wrong)
             report = [status, cuts, result.computed, result.boundaries]
             report = torch.cat([part.flatten() for part in report if part is not None])
-        draft = None
-        if self.decoder.settings.drafts:
-            draft = (rows.predicted.row_index, prediction.draft)
-        return StepOutput(report, result, candidates, committed, draft)
+        wanted = self.decoder.recorder or self.decoder.settings.drafts
+        predicted = (rows.predicted, prediction) if wanted else None
+        return StepOutput(report, result, candidates, committed, predicted)
 
     def _rows(self) -> StepRows:
         decoder, slots = self.decoder, self.canvas.num_slots

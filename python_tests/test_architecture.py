@@ -29,10 +29,21 @@ ALLOWED = {
     "samplers": {"ops", "cache"},
     "assets": set(),
     "decoding": {"ops", "cache", "model", "policies", "samplers", "stack", "profiling"},
-    "cli": {"_extension", "ops", "assets", "decoding", "model", "policies", "samplers", ""},
+    "tuning": {"ops", "cache", "decoding", "model", "policies"},
+    "cli": {
+        "tuning",
+        "_extension",
+        "ops",
+        "assets",
+        "decoding",
+        "model",
+        "policies",
+        "samplers",
+        "",
+    },
     "testing": {"ops", "reference", "cache", "model", "assets", ""},
     "__main__": {"cli"},
-    "": {"_extension", "decoding", "model", "policies"},
+    "": {"_extension", "decoding", "model", "policies", "tuning"},
 }
 
 

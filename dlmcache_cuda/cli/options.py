@@ -6,7 +6,9 @@ import argparse
 import dataclasses
 from typing import Any
 
-from dlmcache_cuda.policies import PolicyConfig, available_policies, make_policy
+from dlmcache_cuda.policies import CalibratedCache, PolicyConfig, available_policies, make_policy
+from dlmcache_cuda.policies.cache_file import load_cache
+from dlmcache_cuda.policies.registry import is_cache_file
 from dlmcache_cuda.samplers import ALGORITHMS, REMASKINGS
 
 
@@ -45,7 +47,11 @@ def add_decode_options(parser: argparse.ArgumentParser, gen_length: int) -> None
     group.add_argument("--top-p", type=float, help="with --alg: probability to draw tokens from")
     group.add_argument("--top-k", type=int, help="with --alg: number of tokens to draw from")
     group.add_argument("--min-commit", type=int, help="with --alg: tokens of a step at least")
-    group.add_argument("--cache", default="none", help=f"one of {', '.join(available_policies())}")
+    group.add_argument(
+        "--cache",
+        default="none",
+        help=f"one of {', '.join(available_policies())}, or a .json file of `dlmcache calibrate`",
+    )
     group.add_argument(
         "--cache-arg",
         action="append",
@@ -84,9 +90,26 @@ def decode_options(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def cache_config(name: str, settings: list[str]) -> PolicyConfig:
-    """The config object of policy ``name`` with ``NAME=VALUE`` settings applied."""
+def cache_config(name: str, settings: list[str]) -> PolicyConfig | CalibratedCache:
+    """The config of policy ``name``, or of the file of that name, with settings applied.
+
+    Args:
+        name: of a policy, or a file that ends in ``.json``.
+        settings: ``NAME=VALUE``, one for each setting that differs.
+    """
+    if is_cache_file(name):
+        calibrated = load_cache(name)
+        values = _settings(calibrated.policy, type(calibrated.config), settings)
+        if not values:
+            return calibrated
+        config = dataclasses.replace(calibrated.config, **values)
+        return dataclasses.replace(calibrated, config=config)
     config_type = make_policy(name).Config
+    return config_type(**_settings(name, config_type, settings))
+
+
+def _settings(name: str, config_type: type[PolicyConfig], settings: list[str]) -> dict[str, Any]:
+    """What ``NAME=VALUE`` texts stand for."""
     types = {field.name: str(field.type) for field in dataclasses.fields(config_type)}
     values: dict[str, Any] = {}
     for setting in settings:
@@ -100,7 +123,7 @@ def cache_config(name: str, settings: list[str]) -> PolicyConfig:
         if key in values:
             raise ValueError(f"--cache-arg {key} is given twice")
         values[key] = _value(text.strip(), types[key])
-    return config_type(**values)
+    return values
 
 
 def _value(text: str, field_type: str) -> Any:

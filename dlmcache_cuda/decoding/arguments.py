@@ -110,6 +110,9 @@ def check_settings(
             f"model must be what dlmcache_cuda.load() returns, got {type(model).__name__}"
         )
     gen_length = _integer("gen_length", gen_length, 1)
+    block_length, threshold = _calibrated(
+        policy, gen_length, block_length, threshold, (steps, factor, alg, remasking)
+    )
     block_length = gen_length if block_length is None else _integer("block_length", block_length, 1)
     if gen_length % block_length:
         raise ValueError(f"block_length must divide gen_length ({gen_length}), got {block_length}")
@@ -168,6 +171,32 @@ def check_settings(
         _flag("trace", trace),
         _cuda_graphs(model, cuda_graphs),
     )
+
+
+def _calibrated(
+    policy: CachePolicy,
+    gen_length: int,
+    block_length: int | None,
+    threshold: float | None,
+    others: Sequence[Any],
+) -> tuple[int | None, float | None]:
+    """Block length and threshold that a calibrated cache was found with, where none are given.
+
+    Args:
+        others: the other arguments that say what is committed: with one of them no threshold is
+            filled in.
+    """
+    found = policy.decoding
+    if block_length is None:
+        block_length = found.get("block_length")
+        if block_length is not None and gen_length % block_length:
+            raise ValueError(
+                f"the cache was calibrated with block_length={block_length}, which does not divide "
+                f"gen_length ({gen_length}): change gen_length or give a block_length"
+            )
+    if threshold is None and all(value is None for value in others):
+        threshold = found.get("threshold")
+    return block_length, threshold
 
 
 def _check_policy(model: Llada, policy: CachePolicy, remasking: str | None) -> None:

@@ -9,8 +9,9 @@ device without reading it, so that a step can be captured as a CUDA graph.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -225,6 +226,9 @@ class CachePolicy:
     reads_device: bool = False
     """:meth:`plan` looks at the masks, or how many rows are marked is known on the device only:
     the host waits for the device once more per step, and no step is captured as a CUDA graph."""
+
+    decoding: Mapping[str, Any] = MappingProxyType({})
+    """Arguments of ``decode`` that the settings were calibrated with, where they were."""
 
     def __init__(self, config: Any) -> None:
         self.config = config

@@ -26,6 +26,7 @@ from dlmcache_cuda.policies import available_policies as available_policies
 from dlmcache_cuda.policies import load_cache as load_cache
 from dlmcache_cuda.policies.presets import Preset as Preset
 from dlmcache_cuda.policies.presets import presets as presets
+from dlmcache_cuda.tuning.calibrate import calibrate as calibrate
 from dlmcache_cuda.tuning.verify import verify as verify
 
 __version__ = "0.1.0"

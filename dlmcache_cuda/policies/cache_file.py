@@ -1,4 +1,4 @@
-"""A cache with its settings as a small JSON file: what ``calibrate`` writes and ``decode`` reads."""
+"""A cache with its settings as a JSON file: what ``calibrate`` writes and ``decode`` reads."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from dlmcache_cuda.policies import CalibratedCache, PolicyConfig, available_policies, make_policy
 from dlmcache_cuda.policies.cache_file import load_cache
-from dlmcache_cuda.policies.registry import is_cache_file
+from dlmcache_cuda.policies.registry import is_cache_file, policy_of
 from dlmcache_cuda.samplers import ALGORITHMS, REMASKINGS
 
 
@@ -31,10 +31,12 @@ def load_model(arguments: argparse.Namespace):
     )
 
 
-def add_decode_options(parser: argparse.ArgumentParser, gen_length: int) -> None:
-    """The options of ``dlmcache_cuda.decode``, under its names."""
+def add_decode_options(parser: argparse.ArgumentParser, gen_length: int | None) -> None:
+    """The options of ``dlmcache_cuda.decode``, under its names; a ``gen_length`` of None is left
+    for the command to fill in, see :mod:`dlmcache_cuda.cli.prompts`."""
     group = parser.add_argument_group("decoding")
-    group.add_argument("--gen-length", type=int, default=gen_length, help="default: %(default)s")
+    default = "96 (bundled questions), else 128" if gen_length is None else "%(default)s"
+    group.add_argument("--gen-length", type=int, default=gen_length, help=f"default: {default}")
     group.add_argument("--block-length", type=int, help="default: one block")
     group.add_argument("--steps", type=int, help="default: one token per step")
     group.add_argument("--temperature", type=float, default=0.0, help="default: %(default)s")
@@ -99,29 +101,32 @@ def cache_config(name: str, settings: list[str]) -> PolicyConfig | CalibratedCac
     """
     if is_cache_file(name):
         calibrated = load_cache(name)
-        values = _settings(calibrated.policy, type(calibrated.config), settings)
+        values = setting_values(calibrated.config, settings)
         if not values:
             return calibrated
         config = dataclasses.replace(calibrated.config, **values)
         return dataclasses.replace(calibrated, config=config)
-    config_type = make_policy(name).Config
-    return config_type(**_settings(name, config_type, settings))
+    config = make_policy(name).config
+    return dataclasses.replace(config, **setting_values(config, settings))
 
 
-def _settings(name: str, config_type: type[PolicyConfig], settings: list[str]) -> dict[str, Any]:
-    """What ``NAME=VALUE`` texts stand for."""
-    types = {field.name: str(field.type) for field in dataclasses.fields(config_type)}
+def setting_values(
+    config: PolicyConfig, settings: list[str], option: str = "--cache-arg"
+) -> dict[str, Any]:
+    """What ``NAME=VALUE`` texts stand for as settings of a policy."""
+    name = policy_of(config).name
+    types = {field.name: str(field.type) for field in dataclasses.fields(config)}
     values: dict[str, Any] = {}
     for setting in settings:
         key, separator, text = setting.partition("=")
         if not separator or key not in types:
             allowed = ", ".join(types) or "it has no settings"
             raise ValueError(
-                f"--cache-arg must be NAME=VALUE with a setting of {name!r} ({allowed}), "
+                f"{option} must be NAME=VALUE with a setting of {name!r} ({allowed}), "
                 f"got {setting!r}"
             )
         if key in values:
-            raise ValueError(f"--cache-arg {key} is given twice")
+            raise ValueError(f"{option} {key} is given twice")
         values[key] = _value(text.strip(), types[key])
     return values
 

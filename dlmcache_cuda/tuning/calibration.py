@@ -142,15 +142,16 @@ class Calibration:
         shown = [
             trial
             for trial in self.trials
-            if all_trials or id(trial) in frontier or trial.verdict not in ("hopeless", "open")
+            if all_trials or id(trial) in frontier or trial.verdict in _CLOSE
         ]
         shown.sort(key=lambda trial: getattr(trial.tuned, self.cost))
         rows = [_row(trial, id(trial) in frontier) for trial in shown]
-        columns = ("settings", "", "rows", "forwards", "prompts", self.measure, "at least",
-                   "held out", "verdict")  # fmt: skip
+        columns = ("settings", "", "rows", "forwards", "seconds", "prompts", self.measure,
+                   "at least", "held out", "verdict")  # fmt: skip
         notes = [
             "* on the frontier: nothing else tried is both cheaper and closer to vanilla. "
-            f"rows and forwards: of vanilla's. at least: with confidence {self.confidence:g}.",
+            "rows, forwards and seconds: of vanilla's, on the same prompts. at least: with "
+            f"confidence {self.confidence:g}.",
             f"{len(self.trials)} of {self.candidates} candidates looked at, {self.forwards} "
             f"forwards; {self.prompts} prompts to search with, {self.held_out} held out.",
         ]
@@ -165,6 +166,10 @@ class Calibration:
         return str(self.table())
 
 
+# Verdicts on what was looked at closely.
+_CLOSE = ("chosen", "loses too much", "not confirmed")
+
+
 def _row(trial: Trial, on_frontier: bool) -> list[str]:
     tuned, held_out = trial.tuned, trial.held_out
     return [
@@ -172,6 +177,7 @@ def _row(trial: Trial, on_frontier: bool) -> list[str]:
         "*" if on_frontier else "",
         percent(tuned.rows),
         percent(tuned.forwards),
+        percent(tuned.seconds),
         str(tuned.prompts),
         percent(tuned.agreement),
         percent(1 - tuned.loss.upper),

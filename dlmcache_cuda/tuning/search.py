@@ -71,6 +71,9 @@ class Search:
         for trial in sorted(self.trials, key=self._price):
             if trial.verdict == "hopeless":
                 continue
+            if getattr(trial.tuned, self._cost) > 1:
+                trial.verdict = "no cheaper"
+                continue
             try:
                 if self._stands(trial) and self._holds(trial):
                     trial.verdict = "chosen"

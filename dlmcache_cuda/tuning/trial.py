@@ -53,8 +53,8 @@ class Trial:
         held_out: on prompts that the search did not see; None: not looked at.
         together: on both; None: not looked at.
         verdict: ``hopeless`` (loses more than allowed, as surely as asked for), ``loses too much``
-            (more than allowed, or not surely less), ``not confirmed`` (by the prompts held out),
-            ``chosen``, or ``open`` (not looked at further).
+            (more than allowed, or not surely less), ``no cheaper`` (than no cache), ``not
+            confirmed`` (by the prompts held out), ``chosen``, or ``open`` (not looked at further).
     """
 
     candidate: Candidate

@@ -13,6 +13,7 @@ from dlmcache_cuda.decoding.events import StepEvent
 from dlmcache_cuda.decoding.memory import check_memory, predict, slot_capacity
 from dlmcache_cuda.decoding.output import DecodedSequence, DecodeOutput, DecodeStats
 from dlmcache_cuda.decoding.prompts import tokenize_prompts
+from dlmcache_cuda.decoding.streamers import StreamerFeed
 from dlmcache_cuda.model import Llada
 from dlmcache_cuda.policies import PolicyConfig, make_policy
 
@@ -38,6 +39,7 @@ def decode(
     stop_at_eos: bool = True,
     seed: int | Sequence[int] | None = None,
     callback: Callable[[StepEvent], None] | None = None,
+    streamer: Any = None,
     trace: bool = False,
     cuda_graphs: bool | None = None,
     logits_eos_inf: bool = False,
@@ -94,6 +96,9 @@ def decode(
         seed: of all random numbers: an integer, one integer per prompt, or None (drawn from torch's
             default generator). A sequence's numbers depend on its own seed only.
         callback: called with a :class:`StepEvent` after every step. Its exceptions end the call.
+        streamer: one of transformers' (``TextDiffusionStreamer``, ``TextStreamer``,
+            ``TextIteratorStreamer``) or any object with ``put(tokens)``, ``end()`` and, for drafts,
+            ``put_draft(tokens)``; see ``docs/streaming.md``. One prompt only.
         trace: record for every step what was computed, why, and what came of it, for
             :func:`dlmcache_cuda.trace_page` and ``docs/trace.md``. The tokens are the same.
         cuda_graphs: capture steps that reuse the cache as CUDA graphs and replay them. The tokens
@@ -141,9 +146,12 @@ def decode(
         logits_eos_inf=logits_eos_inf,
         confidence_eos_eot_inf=confidence_eos_eot_inf,
     )
+    feed = None if streamer is None else StreamerFeed(streamer, model)
     prompt_ids = tokenize_prompts(model, prompts, settings.gen_length)
     seeds = check_seeds(seed, len(prompt_ids))
     num_slots = check_batch_size(batch_size, len(prompt_ids))
+    if feed is not None:
+        settings = feed.attach(settings, prompt_ids)
     lengths = [ids.numel() for ids in prompt_ids]
     check_memory(model, predict(model, policy, settings, lengths, num_slots))
     decoder = SlotDecoder(
@@ -153,6 +161,8 @@ def decode(
         num_slots=num_slots,
         capacity=slot_capacity(max(lengths) + settings.gen_length),
     )
+    if feed is not None:
+        feed.put_prompt(prompt_ids[0])
     finished: dict[int, DecodedSequence] = {}
     waiting = iter(range(len(prompt_ids)))
     while len(finished) < len(prompt_ids):
@@ -160,6 +170,8 @@ def decode(
             decoder.add(sequence, prompt_ids[sequence], seeds[sequence])
         finished.update(decoder.step())
     sequences = [finished[index] for index in range(len(prompt_ids))]
+    if feed is not None:
+        feed.finish(sequences[0])
     return DecodeOutput(
         sequences, decode_stats(sequences, decoder.forwards, decoder.timer.result())
     )

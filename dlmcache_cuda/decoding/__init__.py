@@ -10,3 +10,6 @@ from dlmcache_cuda.decoding.output import DecodedSequence as DecodedSequence
 from dlmcache_cuda.decoding.output import DecodeOutput as DecodeOutput
 from dlmcache_cuda.decoding.output import DecodeStats as DecodeStats
 from dlmcache_cuda.decoding.predict import predict_memory as predict_memory
+from dlmcache_cuda.decoding.trace import SelectionDrift as SelectionDrift
+from dlmcache_cuda.decoding.trace import SequenceTrace as SequenceTrace
+from dlmcache_cuda.decoding.trace import StepTrace as StepTrace

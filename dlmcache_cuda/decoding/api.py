@@ -110,7 +110,8 @@ def decode(
         seed: of all random numbers: an integer, one integer per prompt, or None (drawn from torch's
             default generator). A sequence's numbers depend on its own seed only.
         callback: called with a :class:`StepEvent` after every step. Its exceptions end the call.
-        trace: record for every step which rows each layer computed; see :class:`StepTrace`.
+        trace: record for every step what was computed, why, and what came of it, for
+            :func:`dlmcache_cuda.trace_page` and ``docs/trace.md``. The tokens are the same.
         cuda_graphs: capture steps that reuse the cache as CUDA graphs and replay them. The tokens
             are the same; False is for debugging. Default: on a CUDA device. Steps that are traced,
             that refresh, or of a policy that reads the device between steps (``d2``,

@@ -24,12 +24,13 @@ from dlmcache_cuda.decoding.events import SequenceUpdate, StepEvent
 from dlmcache_cuda.decoding.graphs import StepGraphs
 from dlmcache_cuda.decoding.output import DecodedSequence
 from dlmcache_cuda.decoding.phases import PhaseTimer
+from dlmcache_cuda.decoding.recording import Recorder, sequence_trace
 from dlmcache_cuda.decoding.regions import Region
 from dlmcache_cuda.decoding.slots import Slot, SlotStatus
 from dlmcache_cuda.decoding.step_outcome import StepOutcome
 from dlmcache_cuda.decoding.step_program import StepOutput, StepProgram
 from dlmcache_cuda.decoding.step_shape import StepShape
-from dlmcache_cuda.decoding.trace import step_traces
+from dlmcache_cuda.decoding.trace import SequenceTrace
 from dlmcache_cuda.model import Llada
 from dlmcache_cuda.policies import IDLE, CachePolicy, Frame, StepPlan, StepView
 from dlmcache_cuda.profiling import annotated
@@ -91,6 +92,7 @@ class Decoder:
             self.canvas.cache,
             record=settings.trace,
         )
+        self.recorder = Recorder(self.canvas, model.config.n_layers) if settings.trace else None
         self.random_order = self.sampler.remasking == "random_order"
         # Guidance needs both twins of a slot at once, so that nothing can be guessed for one.
         tracked_twins = self.stack.spec.tracking is not None and self.canvas.guided
@@ -148,6 +150,8 @@ class Decoder:
         self.canvas.enter(place, torch.cat((prompt_ids, region.ids)))
         self.policy.enter(place)
         self.slots[place] = slot
+        if self.recorder is not None:
+            self.recorder.enter(place, slot.length)
         return place
 
     @annotated("step")
@@ -341,10 +345,8 @@ class Decoder:
                     f"infinite, or every token is suppressed, at {statuses[place].invalid} masked "
                     "positions; check the weights and the dtype"
                 )
-        if self.settings.trace:
-            traces = step_traces(outcome, self.canvas.capacity, self.model.config.n_layers, plan)
-            for place, slot in active:
-                slot.trace.append(traces[place])
+        if self.recorder is not None:
+            self.recorder.record(self.slots, plan, outcome)
         reasons: dict[int, str | None] = {}
         for place, slot in active:
             slot.computed += outcome.computed[place]
@@ -406,8 +408,13 @@ class Decoder:
             rows_vanilla=slot.step * slot.length * layers * passes,
             refreshes=slot.refreshes,
             stop_reason=reason,
-            trace=slot.trace if self.settings.trace else None,
+            trace=self._trace(slot),
         )
+
+    def _trace(self, slot: Slot) -> SequenceTrace | None:
+        if self.recorder is None:
+            return None
+        return sequence_trace(slot, self.model, self.policy, self.settings, self.stack.spec)
 
 
 def reads_nothing(device: torch.device) -> bool:

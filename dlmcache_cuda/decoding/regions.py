@@ -41,7 +41,8 @@ class Region:
     @classmethod
     def of_masks(cls, begin: int, length: int, mask_id: int) -> Region:
         """A region of ``length`` masks: nothing is given behind the prompt."""
-        return cls.of_ids(begin, torch.full((length,), mask_id, dtype=torch.int64), mask_id)
+        ids = torch.full((length,), mask_id, dtype=torch.int64)
+        return cls(begin, ids, begin, (True,) * length, tuple(range(length + 1)))
 
     @property
     def end(self) -> int:

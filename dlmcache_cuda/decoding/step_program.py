@@ -35,6 +35,8 @@ class StepOutput:
     candidates: RowList
     committed: Tensor
     """``[Q]`` bool: candidates that were committed."""
+    predicted: tuple[RowList, Prediction] | None = None
+    """All masked positions that the head predicted and what it said, where a trace is kept."""
 
 
 class StepProgram:
@@ -86,7 +88,8 @@ class StepProgram:
             self._tell_policy(result, rows, prediction, wrong)
             report = [status, cuts, result.computed, result.boundaries]
             report = torch.cat([part.flatten() for part in report if part is not None])
-        return StepOutput(report, result, candidates, committed)
+        predicted = (rows.predicted, prediction) if self.decoder.recorder else None
+        return StepOutput(report, result, candidates, committed, predicted)
 
     def _rows(self) -> StepRows:
         decoder, slots = self.decoder, self.canvas.num_slots

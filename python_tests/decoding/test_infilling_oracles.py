@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
 from oracles.canvases import random_region
-from oracles.checkpoint import EOS, MASK
-from oracles.compare import assert_equals_oracle, load_pair, oracle, random_prompts
+from oracles.checkpoint import MASK
+from oracles.compare import assert_equals_oracle, load_pair, random_prompts
 from oracles.every_policy import CASES, POLICIES, SMALL
 from oracles.sequence import Settings
 

@@ -15,7 +15,7 @@ from dlmcache_cuda.decoding.arguments import (
     check_settings,
 )
 from dlmcache_cuda.decoding.canvases import split_canvases, split_prompts
-from dlmcache_cuda.decoding.decoder import Decoder
+from dlmcache_cuda.decoding.decoder import SlotDecoder
 from dlmcache_cuda.decoding.events import StepEvent
 from dlmcache_cuda.decoding.memory import check_memory, predict, slot_capacity
 from dlmcache_cuda.decoding.output import DecodedSequence, DecodeOutput, DecodeStats
@@ -167,7 +167,7 @@ def decode(
     num_slots = check_batch_size(batch_size, len(split))
     lengths = [region.end for _, region in split]
     check_memory(model, predict(model, policy, settings, num_slots, lengths=lengths))
-    decoder = Decoder(
+    decoder = SlotDecoder(
         model,
         policy,
         settings,
@@ -179,19 +179,24 @@ def decode(
     while len(finished) < len(split):
         while decoder.has_free_slot and (sequence := next(waiting, None)) is not None:
             prompt_ids, region = split[sequence]
-            decoder.add(sequence, prompt_ids, seeds[sequence], region)
+            decoder.add(sequence, prompt_ids, seeds[sequence], region=region)
         finished.update(decoder.step())
-    return _output([finished[index] for index in range(len(split))], decoder)
+    sequences = [finished[index] for index in range(len(split))]
+    return DecodeOutput(
+        sequences, decode_stats(sequences, decoder.forwards, decoder.timer.result())
+    )
 
 
-def _output(sequences: list[DecodedSequence], decoder: Decoder) -> DecodeOutput:
-    stats = DecodeStats(
-        forwards=decoder.forwards,
+def decode_stats(
+    sequences: Sequence[DecodedSequence], forwards: int, seconds: dict[str, float]
+) -> DecodeStats:
+    """Sums over the sequences of a call, which took ``forwards`` calls of the network."""
+    return DecodeStats(
+        forwards=forwards,
         sequence_forwards=sum(sequence.forwards for sequence in sequences),
         rows_computed=sum(sequence.rows_computed for sequence in sequences),
         rows_vanilla=sum(sequence.rows_vanilla for sequence in sequences),
         refreshes=sum(sequence.refreshes for sequence in sequences),
         visible_tokens=sum(sequence.num_visible for sequence in sequences),
-        seconds=decoder.timer.result(),
+        seconds=seconds,
     )
-    return DecodeOutput(sequences, stats)

@@ -40,6 +40,8 @@ class DecodeSettings:
     callback: Callable[[Any], None] | None = None
     trace: bool = False
     cuda_graphs: bool = False
+    drafts: bool = False
+    """Whether the callback is told what is predicted at positions that stay masked."""
     canvas_steps: int | None = None
     """Steps over all blocks of a canvas that hold masks; None: what the sampler's rule says."""
 

@@ -38,7 +38,7 @@ from dlmcache_cuda.samplers.sampler import RANDOM_ORDER_STREAM
 from dlmcache_cuda.stack import BudgetPlan, SlotRows, Stack, plan_budgets
 
 
-class Decoder:
+class SlotDecoder:
     """Decodes sequences in a fixed number of slots; they :meth:`add` in and leave when done.
 
     Args:
@@ -120,11 +120,21 @@ class Decoder:
         return all(slot is None for slot in self.slots)
 
     @property
+    def sequences(self) -> list[int | None]:
+        """Which sequence is in each slot."""
+        return [None if slot is None else slot.sequence for slot in self.slots]
+
+    @property
     def has_free_slot(self) -> bool:
         return any(slot is None for slot in self.slots)
 
     def add(
-        self, sequence: int, prompt_ids: Tensor, seed: int, region: Region | None = None
+        self,
+        sequence: int,
+        prompt_ids: Tensor,
+        seed: int,
+        settings: DecodeSettings | None = None,
+        region: Region | None = None,
     ) -> int:
         """Puts a sequence into a free slot and returns the slot's number.
 
@@ -132,19 +142,22 @@ class Decoder:
             sequence: what the caller calls it.
             prompt_ids: ``[P]`` int64.
             seed: of all its random numbers.
+            settings: the decoder's for a shorter ``gen_length``, where the sequence has one of its
+                own: lengths, and steps per block.
             region: what stands behind the prompt. Default: ``gen_length`` masks.
         """
+        settings = settings or self.settings
         place = self.slots.index(None)
         if region is None:
-            gen_length, mask_id = self.settings.gen_length, self.model.mask_token_id
+            gen_length, mask_id = settings.gen_length, self.model.mask_token_id
             region = Region.of_masks(prompt_ids.numel(), gen_length, mask_id)
         slot = Slot(
             sequence,
             prompt_ids,
             seed,
             region,
-            self.settings.block_length,
-            self.settings.rule_of(region),
+            settings.block_length,
+            settings.rule_of(region),
             self.model.shift,
         )
         self.canvas.enter(place, torch.cat((prompt_ids, region.ids)))
@@ -153,6 +166,13 @@ class Decoder:
         if self.recorder is not None:
             self.recorder.enter(place, slot.length)
         return place
+
+    def remove(self, sequence: int) -> None:
+        """Frees the slot of a sequence in flight; what it has decoded is dropped.
+
+        Nothing is written: a free slot has no rows, and whoever enters next finds it as new.
+        """
+        self.slots[self.sequences.index(sequence)] = None
 
     @annotated("step")
     @torch.no_grad()
@@ -366,20 +386,24 @@ class Decoder:
         return finished
 
     def _report(self, active, reasons, outcome: StepOutcome) -> None:
+        canvas = self.canvas
         rows = torch.cat(outcome.committed_rows())
         layers = self.model.config.n_layers
+        tokens = canvas.ids(slice(None))  # all slots in one copy
+        drafts = outcome.draft(tokens, canvas.mask_id) if self.settings.drafts else None
         updates = []
         for place, slot in active:
-            generated = self.canvas.slot_range(place, slot.prompt_length, slot.length)
+            generated = canvas.slot_range(place, slot.prompt_length, slot.length)
             mine = rows[(rows >= generated.start) & (rows < generated.stop)]
             updates.append(
                 SequenceUpdate(
                     slot.sequence,
                     slot.step - 1,
-                    self.canvas.ids(generated),
+                    tokens[generated].clone(),
                     mine - generated.start,
                     outcome.computed[place] / layers,
                     reasons[place],
+                    None if drafts is None else drafts[generated].clone(),
                 )
             )
         self.settings.callback(StepEvent(self.forwards - 1, tuple(updates)))

@@ -28,7 +28,7 @@ from torch.utils.cpp_extension import include_paths, library_paths
 from dlmcache_cuda import _extension
 from dlmcache_cuda.decoding import api
 from dlmcache_cuda.decoding import decoder as decoder_module
-from dlmcache_cuda.decoding.decoder import Decoder
+from dlmcache_cuda.decoding.decoder import SlotDecoder
 from dlmcache_cuda.decoding.defaults import decode_defaults
 from dlmcache_cuda.decoding.regions import Region
 from dlmcache_cuda.decoding.step_program import StepProgram
@@ -104,7 +104,7 @@ def on_fake_cuda(model: Any, dtype: torch.dtype) -> Any:
     return fake
 
 
-class Recording(Decoder):
+class Recording(SlotDecoder):
     """Remembers every report."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -116,7 +116,7 @@ class Recording(Decoder):
         return self.reports[-1]
 
 
-class Following(Decoder):
+class Following(SlotDecoder):
     """Takes its reports from another decoder."""
 
     reports: list[list[int]]
@@ -182,10 +182,10 @@ def steps_on_fake_cuda(
                 ids = torch.arange(12)
                 ids[list(holes)] = model.mask_token_id
                 region = Region.of_ids(len(prompt), ids, model.mask_token_id)
-            real.add(sequence, prompt, 3, region)
+            real.add(sequence, prompt, 3, region=region)
             with mode:
                 region = dataclasses.replace(region, ids=mode.from_tensor(region.ids))
-                fake.add(sequence, mode.from_tensor(prompt), 3, region)
+                fake.add(sequence, mode.from_tensor(prompt), 3, region=region)
         ended = real.step()
         resumed += len(real.reports) > 1
         with mode, monkeypatch.context() as patch:

@@ -21,6 +21,9 @@ class Canvas:
 
     With ``mask_is_final`` a mask that was predicted is a commit like any other: the canvas then
     holds ``final_mask_id`` there, outside the vocabulary, while the network reads a mask.
+
+    With ``own_log_prob`` log-probabilities at commit are kept beside the log-confidences;
+    otherwise these are the same.
     """
 
     def __init__(
@@ -30,6 +33,7 @@ class Canvas:
         capacity: int,
         guided: bool,
         mask_is_final: bool = False,
+        own_log_prob: bool = False,
     ) -> None:
         self.num_slots = num_slots
         self.capacity = capacity
@@ -48,6 +52,7 @@ class Canvas:
             self.tokens = self.tokens.clone()
         self.commit_step = torch.full((entries,), NEVER, dtype=torch.int64, device=device)
         self.log_confidence = torch.full((entries,), float("nan"), device=device)
+        self.log_prob = self.log_confidence.clone() if own_log_prob else self.log_confidence
         self.given = torch.zeros(entries, dtype=torch.bool, device=device)
         self.cache = model.new_cache(self.network_slots, capacity)
 
@@ -63,6 +68,7 @@ class Canvas:
         self.tokens[used] = ids.to(self.tokens.device)
         self.commit_step[whole] = NEVER
         self.log_confidence[whole] = float("nan")
+        self.log_prob[whole] = float("nan")
         self.given[whole] = False
         self.given[used] = (ids != self.mask_id).to(self.given.device)
         self.mirror()

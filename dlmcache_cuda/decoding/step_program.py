@@ -207,6 +207,9 @@ class StepProgram:
             rule.code,
             rule.value,
         )
+        if committable.log_prob is not None:
+            rows = candidates.row_index.masked_fill(~committed, -1)
+            ops.scatter_rows_(canvas.log_prob, committable.log_prob, rows)
         if self.shape.given:
             find_ends(canvas, self.control, status, self.decoder.end_ids)
         return candidates, committed, status

@@ -25,6 +25,7 @@ from dlmcache_cuda.decoding.graphs import StepGraphs
 from dlmcache_cuda.decoding.output import DecodedSequence
 from dlmcache_cuda.decoding.phases import PhaseTimer
 from dlmcache_cuda.decoding.recording import Recorder, sequence_trace
+from dlmcache_cuda.decoding.regions import Region
 from dlmcache_cuda.decoding.slots import Slot, SlotStatus
 from dlmcache_cuda.decoding.step_outcome import StepOutcome
 from dlmcache_cuda.decoding.step_program import StepOutput, StepProgram
@@ -45,7 +46,7 @@ class SlotDecoder:
         policy: decides which rows a step computes; belongs to this decoder.
         settings: lengths and sampler.
         num_slots: sequences in flight.
-        capacity: positions of a slot: the longest prompt plus ``gen_length``.
+        capacity: positions of a slot: the longest canvas, a prompt plus ``gen_length``.
 
     All state is in the object: decoders on different threads may share a model.
     """
@@ -107,7 +108,7 @@ class SlotDecoder:
             num_slots,
             self.canvas.network_slots // num_slots,
             model.config.n_layers,
-            settings.gen_length,
+            capacity,
         )
         # Graphs know the table by its address: it must outlive them.
         self._cos_sin = model.cos_sin(capacity)
@@ -134,30 +135,37 @@ class SlotDecoder:
         prompt_ids: Tensor,
         seed: int,
         settings: DecodeSettings | None = None,
+        region: Region | None = None,
     ) -> int:
         """Puts a sequence into a free slot and returns the slot's number.
 
         Args:
+            sequence: what the caller calls it.
+            prompt_ids: ``[P]`` int64.
+            seed: of all its random numbers.
             settings: the decoder's for a shorter ``gen_length``, where the sequence has one of its
                 own: lengths, and steps per block.
+            region: what stands behind the prompt. Default: ``gen_length`` masks.
         """
         settings = settings or self.settings
         place = self.slots.index(None)
-        length = prompt_ids.numel() + settings.gen_length
+        if region is None:
+            gen_length, mask_id = settings.gen_length, self.model.mask_token_id
+            region = Region.of_masks(prompt_ids.numel(), gen_length, mask_id)
         slot = Slot(
             sequence,
             prompt_ids,
             seed,
-            length,
+            region,
             settings.block_length,
-            settings.sampler.rule,
+            settings.rule_of(region),
             self.model.shift,
         )
-        self.canvas.enter(place, prompt_ids, length)
+        self.canvas.enter(place, torch.cat((prompt_ids, region.ids)))
         self.policy.enter(place)
         self.slots[place] = slot
         if self.recorder is not None:
-            self.recorder.enter(place, length)
+            self.recorder.enter(place, slot.length)
         return place
 
     def remove(self, sequence: int) -> None:
@@ -280,6 +288,7 @@ class SlotDecoder:
             sliced=any(slot.slice_shift for slot in plan.slots),
             tested=any(slot.tested for slot in plan.slots) and not resumes,
             cuts=any(self._may_cut(slot) or self._pads(slot) for slot in self.slots),
+            given=any(slot is not None and slot.region.has_given for slot in self.slots),
             resumes=resumes,
         )
 
@@ -344,8 +353,8 @@ class SlotDecoder:
             rows.row_index, capacity, draws[0], draws[1], RANDOM_ORDER_STREAM
         ).split(rows.counts)
         for place, slot in begun:
-            order = numbers[place].argsort(descending=True, stable=True)
-            slot.order = (order + slot.block_begin).tolist()
+            order = numbers[place].argsort(descending=True, stable=True) + slot.block_begin
+            slot.order = [p for p in order.tolist() if slot.region.is_mask(p)]
 
     def _advance(self, plan: StepPlan, outcome: StepOutcome) -> dict[int, DecodedSequence]:
         active = [(place, slot) for place, slot in enumerate(self.slots) if slot is not None]
@@ -413,6 +422,7 @@ class SlotDecoder:
         passes = 2 if canvas.guided else 1
         return DecodedSequence(
             prompt_ids=slot.prompt_ids,
+            given=slot.region.ids != canvas.mask_id,
             ids=ids,
             visible_ids=visible,
             text=self.model.decode_text(visible),

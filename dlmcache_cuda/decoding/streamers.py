@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -54,15 +53,15 @@ class StreamerFeed:
         self._begin = 0  # of the first position that was not put
         self._reached = 0  # behind the last block that a token was committed in
 
-    def attach(self, settings: DecodeSettings, prompt_ids: Sequence[Tensor]) -> DecodeSettings:
+    def attach(self, settings: DecodeSettings, num_sequences: int) -> DecodeSettings:
         """The settings with which the streamer is told of every step.
 
         Raises:
-            ValueError: several prompts.
+            ValueError: several sequences.
         """
-        if len(prompt_ids) > 1:
+        if num_sequences > 1:
             raise ValueError(
-                f"streamer takes one sequence, got {len(prompt_ids)} prompts; "
+                f"streamer takes one sequence, got {num_sequences} of them; "
                 "dlmcache_cuda.stream() takes any number"
             )
         self._block_length = self._reached = settings.block_length
@@ -82,8 +81,11 @@ class StreamerFeed:
         """Puts what is left of the last block that was decoded, and ends."""
         stop = sequence.ids.numel()
         if sequence.stop_reason == "end_of_text":
-            ends = torch.isin(sequence.ids, self._end_ids)
-            stop = self._block_end(int(ends.int().argmax()))
+            # Before given text an end token ends nothing.
+            given = sequence.given.nonzero().flatten()
+            text_end = int(given[-1]) + 1 if len(given) else 0
+            ends = torch.isin(sequence.ids[text_end:], self._end_ids)
+            stop = self._block_end(text_end + int(ends.int().argmax()))
         if stop > self._begin:
             self._streamer.put(sequence.ids[None, self._begin : stop])
         self._streamer.end()
@@ -97,13 +99,14 @@ class StreamerFeed:
             self._streamer.put_draft(now[None, self._begin : self._reached])
         if update.stop_reason is not None:
             return  # the rest is put when masks behind the end have become padding
-        masks = (ids[self._begin : self._reached] == self._mask_id).nonzero().flatten()
-        stop = self._begin + int(masks[0]) if len(masks) else self._reached
+        reached = min(self._reached, ids.numel())  # the last block of a canvas may be shorter
+        masks = (ids[self._begin : reached] == self._mask_id).nonzero().flatten()
+        stop = self._begin + int(masks[0]) if len(masks) else reached
         stop -= stop % self._block_length
         if stop > self._begin:
             self._streamer.put(ids[None, self._begin : stop])
             self._begin = stop
-            self._reached = max(self._reached, min(stop + self._block_length, ids.numel()))
+            self._reached = max(self._reached, stop + self._block_length)
 
     def _block_end(self, position: int) -> int:
         return (position // self._block_length + 1) * self._block_length

@@ -104,7 +104,7 @@ class TakesLogits(DraftRecorder):
 @pytest.mark.parametrize(
     "prompts, streamer, error, message",
     [
-        ([[5], [6]], Recorder(), ValueError, "streamer takes one sequence, got 2 prompts"),
+        ([[5], [6]], Recorder(), ValueError, "streamer takes one sequence, got 2 of them"),
         ([[5]], print, TypeError, r"streamer must have methods .* has no put\(\)"),
         ([[5]], TakesLogits(), ValueError, "TakesLogits asks for logits"),
     ],

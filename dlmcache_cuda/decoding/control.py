@@ -36,6 +36,8 @@ class LoopColumns:
     """1 where what stands behind the first end of text becomes padding."""
     boundary: Tensor
     """From which layer on a step that goes on computes the canvas."""
+    text_end: Tensor
+    """From which position on an end token ends the text: behind the last given one."""
 
 
 _COLUMNS = [field.name for field in fields(SlotColumns)]
@@ -66,6 +68,7 @@ def slot_numbers(
         may_cut,
         pads,
         boundary or 0,
+        slot.region.text_end,
     )
 
 
@@ -122,11 +125,11 @@ class ControlBlock:
 
     @classmethod
     def of_slots(
-        cls, device: torch.device, num_slots: int, copies: int, layers: int, gen_length: int
+        cls, device: torch.device, num_slots: int, copies: int, layers: int, capacity: int
     ) -> ControlBlock:
         """With room for every block of a decoder: budgets of all layers and a whole drawn order."""
         columns = (len(FREE_SLOT) + 4 + copies) * num_slots
-        order = rounded_size(num_slots * gen_length) + num_slots + 1
+        order = rounded_size(num_slots * capacity) + num_slots + 1
         return cls(device, columns + layers * copies * num_slots + order)
 
     def upload(self, flat: Sequence[int]) -> Tensor:

@@ -24,11 +24,13 @@ from dlmcache_cuda.decoding.events import SequenceUpdate, StepEvent
 from dlmcache_cuda.decoding.graphs import StepGraphs
 from dlmcache_cuda.decoding.output import DecodedSequence
 from dlmcache_cuda.decoding.phases import PhaseTimer
+from dlmcache_cuda.decoding.recording import Recorder, sequence_trace
+from dlmcache_cuda.decoding.regions import Region
 from dlmcache_cuda.decoding.slots import Slot, SlotStatus
 from dlmcache_cuda.decoding.step_outcome import StepOutcome
 from dlmcache_cuda.decoding.step_program import StepOutput, StepProgram
 from dlmcache_cuda.decoding.step_shape import StepShape
-from dlmcache_cuda.decoding.trace import step_traces
+from dlmcache_cuda.decoding.trace import SequenceTrace
 from dlmcache_cuda.model import Llada
 from dlmcache_cuda.policies import IDLE, CachePolicy, Frame, StepPlan, StepView
 from dlmcache_cuda.profiling import annotated
@@ -36,7 +38,7 @@ from dlmcache_cuda.samplers.sampler import RANDOM_ORDER_STREAM
 from dlmcache_cuda.stack import BudgetPlan, SlotRows, Stack, plan_budgets
 
 
-class Decoder:
+class SlotDecoder:
     """Decodes sequences in a fixed number of slots; they :meth:`add` in and leave when done.
 
     Args:
@@ -44,7 +46,7 @@ class Decoder:
         policy: decides which rows a step computes; belongs to this decoder.
         settings: lengths and sampler.
         num_slots: sequences in flight.
-        capacity: positions of a slot: the longest prompt plus ``gen_length``.
+        capacity: positions of a slot: the longest canvas, a prompt plus ``gen_length``.
 
     All state is in the object: decoders on different threads may share a model.
     """
@@ -70,6 +72,7 @@ class Decoder:
             capacity,
             guided=self.sampler.cfg_scale > 0,
             mask_is_final=policy.mask_is_final and not self.sampler.rule.leaves_masks,
+            own_log_prob=not self.sampler.confidence_is_log_prob,
         )
         self.slots: list[Slot | None] = [None] * num_slots
         device = model.device
@@ -90,6 +93,7 @@ class Decoder:
             self.canvas.cache,
             record=settings.trace,
         )
+        self.recorder = Recorder(self.canvas, model.config.n_layers) if settings.trace else None
         self.random_order = self.sampler.remasking == "random_order"
         # Guidance needs both twins of a slot at once, so that nothing can be guessed for one.
         tracked_twins = self.stack.spec.tracking is not None and self.canvas.guided
@@ -104,7 +108,7 @@ class Decoder:
             num_slots,
             self.canvas.network_slots // num_slots,
             model.config.n_layers,
-            settings.gen_length,
+            capacity,
         )
         # Graphs know the table by its address: it must outlive them.
         self._cos_sin = model.cos_sin(capacity)
@@ -117,26 +121,59 @@ class Decoder:
         return all(slot is None for slot in self.slots)
 
     @property
+    def sequences(self) -> list[int | None]:
+        """Which sequence is in each slot."""
+        return [None if slot is None else slot.sequence for slot in self.slots]
+
+    @property
     def has_free_slot(self) -> bool:
         return any(slot is None for slot in self.slots)
 
-    def add(self, sequence: int, prompt_ids: Tensor, seed: int) -> int:
-        """Puts a sequence into a free slot and returns the slot's number."""
+    def add(
+        self,
+        sequence: int,
+        prompt_ids: Tensor,
+        seed: int,
+        settings: DecodeSettings | None = None,
+        region: Region | None = None,
+    ) -> int:
+        """Puts a sequence into a free slot and returns the slot's number.
+
+        Args:
+            sequence: what the caller calls it.
+            prompt_ids: ``[P]`` int64.
+            seed: of all its random numbers.
+            settings: the decoder's for a shorter ``gen_length``, where the sequence has one of its
+                own: lengths, and steps per block.
+            region: what stands behind the prompt. Default: ``gen_length`` masks.
+        """
+        settings = settings or self.settings
         place = self.slots.index(None)
-        length = prompt_ids.numel() + self.settings.gen_length
+        if region is None:
+            gen_length, mask_id = settings.gen_length, self.model.mask_token_id
+            region = Region.of_masks(prompt_ids.numel(), gen_length, mask_id)
         slot = Slot(
             sequence,
             prompt_ids,
             seed,
-            length,
-            self.settings.block_length,
-            self.sampler.rule,
+            region,
+            settings.block_length,
+            settings.rule_of(region),
             self.model.shift,
         )
-        self.canvas.enter(place, prompt_ids, length)
+        self.canvas.enter(place, torch.cat((prompt_ids, region.ids)))
         self.policy.enter(place)
         self.slots[place] = slot
+        if self.recorder is not None:
+            self.recorder.enter(place, slot.length)
         return place
+
+    def remove(self, sequence: int) -> None:
+        """Frees the slot of a sequence in flight; what it has decoded is dropped.
+
+        Nothing is written: a free slot has no rows, and whoever enters next finds it as new.
+        """
+        self.slots[self.sequences.index(sequence)] = None
 
     @annotated("step")
     @torch.no_grad()
@@ -251,6 +288,7 @@ class Decoder:
             sliced=any(slot.slice_shift for slot in plan.slots),
             tested=any(slot.tested for slot in plan.slots) and not resumes,
             cuts=any(self._may_cut(slot) or self._pads(slot) for slot in self.slots),
+            given=any(slot is not None and slot.region.has_given for slot in self.slots),
             resumes=resumes,
         )
 
@@ -315,8 +353,8 @@ class Decoder:
             rows.row_index, capacity, draws[0], draws[1], RANDOM_ORDER_STREAM
         ).split(rows.counts)
         for place, slot in begun:
-            order = numbers[place].argsort(descending=True, stable=True)
-            slot.order = (order + slot.block_begin).tolist()
+            order = numbers[place].argsort(descending=True, stable=True) + slot.block_begin
+            slot.order = [p for p in order.tolist() if slot.region.is_mask(p)]
 
     def _advance(self, plan: StepPlan, outcome: StepOutcome) -> dict[int, DecodedSequence]:
         active = [(place, slot) for place, slot in enumerate(self.slots) if slot is not None]
@@ -328,10 +366,8 @@ class Decoder:
                     f"infinite, or every token is suppressed, at {statuses[place].invalid} masked "
                     "positions; check the weights and the dtype"
                 )
-        if self.settings.trace:
-            traces = step_traces(outcome, self.canvas.capacity, self.model.config.n_layers, plan)
-            for place, slot in active:
-                slot.trace.append(traces[place])
+        if self.recorder is not None:
+            self.recorder.record(self.slots, plan, outcome)
         reasons: dict[int, str | None] = {}
         for place, slot in active:
             slot.computed += outcome.computed[place]
@@ -351,20 +387,24 @@ class Decoder:
         return finished
 
     def _report(self, active, reasons, outcome: StepOutcome) -> None:
+        canvas = self.canvas
         rows = torch.cat(outcome.committed_rows())
         layers = self.model.config.n_layers
+        tokens = canvas.ids(slice(None))  # all slots in one copy
+        drafts = outcome.draft(tokens, canvas.mask_id) if self.settings.drafts else None
         updates = []
         for place, slot in active:
-            generated = self.canvas.slot_range(place, slot.prompt_length, slot.length)
+            generated = canvas.slot_range(place, slot.prompt_length, slot.length)
             mine = rows[(rows >= generated.start) & (rows < generated.stop)]
             updates.append(
                 SequenceUpdate(
                     slot.sequence,
                     slot.step - 1,
-                    self.canvas.ids(generated),
+                    tokens[generated].clone(),
                     mine - generated.start,
                     outcome.computed[place] / layers,
                     reasons[place],
+                    None if drafts is None else drafts[generated].clone(),
                 )
             )
         self.settings.callback(StepEvent(self.forwards - 1, tuple(updates)))
@@ -382,18 +422,25 @@ class Decoder:
         passes = 2 if canvas.guided else 1
         return DecodedSequence(
             prompt_ids=slot.prompt_ids,
+            given=slot.region.ids != canvas.mask_id,
             ids=ids,
             visible_ids=visible,
             text=self.model.decode_text(visible),
             commit_step=canvas.commit_step[generated].cpu().clone(),
             confidence=canvas.log_confidence[generated].exp().cpu(),
+            log_prob=canvas.log_prob[generated].cpu().clone(),
             forwards=slot.step,
             rows_computed=slot.computed,
             rows_vanilla=slot.step * slot.length * layers * passes,
             refreshes=slot.refreshes,
             stop_reason=reason,
-            trace=slot.trace if self.settings.trace else None,
+            trace=self._trace(slot),
         )
+
+    def _trace(self, slot: Slot) -> SequenceTrace | None:
+        if self.recorder is None:
+            return None
+        return sequence_trace(slot, self.model, self.policy, self.settings, self.stack.spec)
 
 
 def reads_nothing(device: torch.device) -> bool:

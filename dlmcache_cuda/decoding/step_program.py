@@ -12,7 +12,7 @@ from torch import Tensor
 from dlmcache_cuda import ops
 from dlmcache_cuda.cache import RowList
 from dlmcache_cuda.decoding.control import StepControl
-from dlmcache_cuda.decoding.cuts import cut_at_eos, pad_behind_end
+from dlmcache_cuda.decoding.cuts import cut_at_eos, find_ends, pad_behind_end
 from dlmcache_cuda.decoding.step_rows import StepRows
 from dlmcache_cuda.decoding.step_shape import StepShape
 from dlmcache_cuda.model import Prediction
@@ -22,7 +22,7 @@ from dlmcache_cuda.profiling import annotate
 from dlmcache_cuda.stack import BudgetPlan, LayerBudgets, StackResult, StackStep
 
 if TYPE_CHECKING:
-    from dlmcache_cuda.decoding.decoder import Decoder
+    from dlmcache_cuda.decoding.decoder import SlotDecoder
 
 
 @dataclass(slots=True)
@@ -35,6 +35,9 @@ class StepOutput:
     candidates: RowList
     committed: Tensor
     """``[Q]`` bool: candidates that were committed."""
+    predicted: tuple[RowList, Prediction] | None = None
+    """All masked positions that the head predicted and what it said, where a trace or drafts are
+    wanted."""
 
 
 class StepProgram:
@@ -47,7 +50,7 @@ class StepProgram:
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: SlotDecoder,
         step: StepView,
         plan: StepPlan,
         control: StepControl,
@@ -86,7 +89,9 @@ class StepProgram:
             self._tell_policy(result, rows, prediction, wrong)
             report = [status, cuts, result.computed, result.boundaries]
             report = torch.cat([part.flatten() for part in report if part is not None])
-        return StepOutput(report, result, candidates, committed)
+        wanted = self.decoder.recorder or self.decoder.settings.drafts
+        predicted = (rows.predicted, prediction) if wanted else None
+        return StepOutput(report, result, candidates, committed, predicted)
 
     def _rows(self) -> StepRows:
         decoder, slots = self.decoder, self.canvas.num_slots
@@ -202,6 +207,11 @@ class StepProgram:
             rule.code,
             rule.value,
         )
+        if committable.log_prob is not None:
+            rows = candidates.row_index.masked_fill(~committed, -1)
+            ops.scatter_rows_(canvas.log_prob, committable.log_prob, rows)
+        if self.shape.given:
+            find_ends(canvas, self.control, status, self.decoder.end_ids)
         return candidates, committed, status
 
     def _final(self, token: Tensor) -> Tensor:
@@ -222,7 +232,9 @@ class StepProgram:
         """Ends sequences early where the policy's method does."""
         if self.policy.cuts_at_eos:
             end_token_id = self.policy.frame.end_token_id
-            return cut_at_eos(self.canvas, self.control, self.step.masked, end_token_id)
+            return cut_at_eos(
+                self.canvas, self.control, self.step.masked, end_token_id, self.shape.given
+            )
         return pad_behind_end(self.canvas, self.control, status)
 
     def _tell_policy(

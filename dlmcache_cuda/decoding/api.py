@@ -96,9 +96,9 @@ def decode(
         callback: called with a :class:`StepEvent` after every step. Its exceptions end the call.
         trace: record for every step which rows each layer computed; see :class:`StepTrace`.
         cuda_graphs: capture steps that reuse the cache as CUDA graphs and replay them. The tokens
-            are the same; False is for debugging. Default: on a CUDA device. Steps that are traced,
-            that refresh, or of a policy that reads the device between steps (``d2``,
-            ``dkv-greedy``) are not captured.
+            are the same; False is for debugging. Default: on a CUDA device. Steps that are traced or
+            that refresh are not captured, nor those of ``elastic`` and ``composed`` with
+            ``cfg_scale`` > 0.
         logits_eos_inf: never predict the end-of-text token.
         confidence_eos_eot_inf: give end tokens confidence 0, so that they are committed last.
         batch_size: sequences in flight; others wait and take the slots of those that ended.

@@ -52,6 +52,7 @@ def step_traces(
         ]
         # A step that goes on begins above the layers that stand.
         recorded.append([None] * (n_layers - len(layers)) + layers)
+    # Only steps that were not repeated measure similarities.
     similarities = outcome.outputs[0].result.similarities
     if similarities is not None:
         similarities = similarities.tolist()
@@ -61,8 +62,9 @@ def step_traces(
         bound = n_layers if boundary < 0 else boundary
         rows, measured = [], []
         for layer in range(n_layers):
-            anew = layer >= bound and len(recorded) > 1
-            index, bounds = recorded[1 if anew else 0][layer]
+            resumed = layer >= bound and outcome.resumed is not None
+            made_by = outcome.resumed if resumed else outcome.made_by[place]
+            index, bounds = recorded[made_by][layer]
             rows.append(index[bounds[place] : bounds[place + 1]] - place * capacity)
             value = None if similarities is None or layer >= bound else similarities[layer][place]
             measured.append(None if value is None or value != value else value)

@@ -62,34 +62,39 @@ class DkvGreedy(CachePolicy):
     Config = DkvGreedyConfig
     remasking = "random_order"
     shifts = (0,)
-    reads_device = True
+    lists_rows = True
 
     def attach(self, frame: Frame) -> None:
         super().attach(frame)
+        # Of each slot, before the step that was planned last; ascending.
         self._masks: list[list[int]] = [[] for _ in range(frame.num_slots)]
-        self._rows: list[int] = []  # what the next step computes
 
     def plan(self, step: StepView) -> StepPlan:
-        capacity = self.frame.capacity
-        masked = step.masked.view(-1, capacity)
-        plans, self._rows = [], []
+        masks_before = list(self._masks)
         for slot, view in enumerate(step.slots):
-            if view is None:
-                plans.append(IDLE)
-                continue
-            masks_before = self._masks[slot]
-            self._masks[slot] = masked[slot].nonzero().flatten().tolist()
-            if view.step_in_block % self.config.cache_reloading_step == 0:
-                plans.append(SlotPlan(0, view.length, refresh=True))
-            else:
-                plans.append(SlotPlan(0, view.length, refresh=False, marked=True))
-                self._rows += [slot * capacity + p for p in self._active(view, masks_before)]
-        return StepPlan(plans)
+            if view is not None:
+                self._masks[slot] = _masks_left(view, masks_before[slot])
+        return StepPlan(
+            [
+                IDLE if view is None else self._plan(view, masks)
+                for view, masks in zip(step.slots, masks_before, strict=True)
+            ]
+        )
+
+    def _plan(self, view: SlotView, masks_before: list[int]) -> SlotPlan:
+        if view.step_in_block % self.config.cache_reloading_step == 0:
+            return SlotPlan(0, view.length, refresh=True)
+        rows = tuple(sorted(self._active(view, masks_before)))
+        return SlotPlan(0, view.length, refresh=False, marked=True, rows=rows)
 
     def mark(self, step: StepView, plan: StepPlan) -> None:
-        marks = self.frame.flags()
-        marks[torch.tensor(self._rows, dtype=torch.int64, device=marks.device)] = True
-        plan.marks = self.frame.twinned(marks)
+        flags = self.frame.flags()
+        # One entry more, -1, takes the unused places of the list.
+        marks = torch.cat((flags, flags[:1])).index_fill_(0, step.listed, True)
+        plan.marks = self.frame.twinned(marks[:-1])
+
+    def max_rows(self, view: SlotView, plan: SlotPlan) -> int:
+        return len(plan.rows)
 
     def _active(self, view: SlotView, masks_before: list[int]) -> set[int]:
         active = {*view.due, *view.due_before}
@@ -101,6 +106,15 @@ class DkvGreedy(CachePolicy):
     @classmethod
     def exact_config(cls) -> DkvGreedyConfig:
         return DkvGreedyConfig(cache_reloading_step=1)
+
+
+def _masks_left(view: SlotView, masks: list[int]) -> list[int]:
+    """The masks of a sequence, from those that it had a step ago. Positions for which the mask
+    itself was predicted stay masks and are never due again."""
+    if view.step == 0:
+        return list(range(view.prompt_length, view.length))
+    committed = set(view.committed)
+    return [position for position in masks if position not in committed]
 
 
 def _nearest(center: int, masks: Iterable[int], taken: set[int], count: int) -> list[int]:

@@ -22,7 +22,7 @@ from dlmcache_cuda.profiling import annotate
 from dlmcache_cuda.stack import BudgetPlan, LayerBudgets, StackResult, StackStep
 
 if TYPE_CHECKING:
-    from dlmcache_cuda.decoding.decoder import Decoder
+    from dlmcache_cuda.decoding.decoder import SlotDecoder
 
 
 @dataclass(slots=True)
@@ -37,6 +37,9 @@ class StepOutput:
     candidates: RowList
     committed: Tensor
     """``[Q]`` bool: candidates that were committed."""
+    predicted: tuple[RowList, Prediction] | None = None
+    """All masked positions that the head predicted and what it said, where a trace or drafts are
+    wanted."""
 
 
 class StepProgram:
@@ -49,7 +52,7 @@ class StepProgram:
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: SlotDecoder,
         step: StepView,
         plan: StepPlan,
         control: StepControl,
@@ -100,7 +103,10 @@ class StepProgram:
         }
         report = {name: part.flatten() for name, part in report.items() if part is not None}
         parts = {name: part.numel() for name, part in report.items()}
-        return StepOutput(torch.cat(list(report.values())), parts, result, candidates, committed)
+        wanted = self.decoder.recorder or self.decoder.settings.drafts
+        predicted = (rows.predicted, prediction) if wanted else None
+        report = torch.cat(list(report.values()))
+        return StepOutput(report, parts, result, candidates, committed, predicted)
 
     def _extra(self) -> tuple[Tensor, Tensor, Tensor]:
         """What the control block holds behind its columns: budgets, listed rows, rows that are due
@@ -233,6 +239,9 @@ class StepProgram:
             rule.code,
             rule.value,
         )
+        if committable.log_prob is not None:
+            rows = candidates.row_index.masked_fill(~committed, -1)
+            ops.scatter_rows_(canvas.log_prob, committable.log_prob, rows)
         return candidates, committed, status
 
     def _final(self, token: Tensor) -> Tensor:

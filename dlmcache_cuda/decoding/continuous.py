@@ -72,8 +72,8 @@ class Decoder:
         self.max_length = integer_between("max_length", max_length, longest.gen_length + 1, limit)
         self.num_slots = integer_between("num_slots", num_slots, 1, None)
         policy = make_policy(self._settings.cache)
-        prompts = [self.max_length - longest.gen_length] * self.num_slots
-        check_memory(model, predict(model, policy, longest, prompts, self.num_slots))
+        lengths = [self.max_length] * self.num_slots
+        check_memory(model, predict(model, policy, longest, self.num_slots, lengths=lengths))
         self.model = model
         self._decoder = SlotDecoder(
             model,

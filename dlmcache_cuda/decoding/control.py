@@ -38,6 +38,8 @@ class LoopColumns:
     """From which layer on a step that goes on computes the canvas."""
     needed: Tensor
     """Positions that have to be predicted at least."""
+    text_end: Tensor
+    """From which position on an end token ends the text: behind the last given one."""
 
 
 _COLUMNS = [field.name for field in fields(SlotColumns)]
@@ -69,6 +71,7 @@ def slot_numbers(
         pads,
         boundary or 0,
         len(view.due) or min(view.num_commit, view.num_masks),
+        slot.region.text_end,
     )
 
 
@@ -136,13 +139,13 @@ class ControlBlock:
         num_slots: int,
         copies: int,
         layers: int,
-        gen_length: int,
+        capacity: int,
         listed: int,
     ) -> ControlBlock:
         """With room for every block of a decoder: budgets of all layers, ``listed`` rows of plans
         and a whole drawn order."""
         columns = (len(FREE_SLOT) + 4 + copies) * num_slots
-        order = rounded_size(num_slots * gen_length) + num_slots + 1
+        order = rounded_size(num_slots * capacity) + num_slots + 1
         return cls(device, columns + layers * copies * num_slots + rounded_size(listed) + order)
 
     def upload(self, flat: Sequence[int]) -> Tensor:

@@ -26,6 +26,7 @@ from dlmcache_cuda.decoding.orders import draw_orders
 from dlmcache_cuda.decoding.output import DecodedSequence
 from dlmcache_cuda.decoding.phases import PhaseTimer
 from dlmcache_cuda.decoding.recording import Recorder, sequence_trace
+from dlmcache_cuda.decoding.regions import Region
 from dlmcache_cuda.decoding.repeats import of_slots, whole_ranges
 from dlmcache_cuda.decoding.slots import Slot, SlotStatus
 from dlmcache_cuda.decoding.step_outcome import StepOutcome
@@ -53,7 +54,7 @@ class SlotDecoder:
         policy: decides which rows a step computes; belongs to this decoder.
         settings: lengths and sampler.
         num_slots: sequences in flight.
-        capacity: positions of a slot: the longest prompt plus ``gen_length``.
+        capacity: positions of a slot: the longest canvas, a prompt plus ``gen_length``.
 
     All state is in the object: decoders on different threads may share a model.
     """
@@ -115,7 +116,7 @@ class SlotDecoder:
             num_slots,
             self.canvas.network_slots // num_slots,
             model.config.n_layers,
-            settings.gen_length,
+            capacity,
             num_slots * capacity if policy.lists_rows else 0,
         )
         # Graphs know the table by its address: it must outlive them.
@@ -143,30 +144,37 @@ class SlotDecoder:
         prompt_ids: Tensor,
         seed: int,
         settings: DecodeSettings | None = None,
+        region: Region | None = None,
     ) -> int:
         """Puts a sequence into a free slot and returns the slot's number.
 
         Args:
+            sequence: what the caller calls it.
+            prompt_ids: ``[P]`` int64.
+            seed: of all its random numbers.
             settings: the decoder's for a shorter ``gen_length``, where the sequence has one of its
                 own: lengths, and steps per block.
+            region: what stands behind the prompt. Default: ``gen_length`` masks.
         """
         settings = settings or self.settings
         place = self.slots.index(None)
-        length = prompt_ids.numel() + settings.gen_length
+        if region is None:
+            gen_length, mask_id = settings.gen_length, self.model.mask_token_id
+            region = Region.of_masks(prompt_ids.numel(), gen_length, mask_id)
         slot = Slot(
             sequence,
             prompt_ids,
             seed,
-            length,
+            region,
             settings.block_length,
-            settings.sampler.rule,
+            settings.rule_of(region),
             self.model.shift,
         )
-        self.canvas.enter(place, prompt_ids, length)
+        self.canvas.enter(place, torch.cat((prompt_ids, region.ids)))
         self.policy.enter(place)
         self.slots[place] = slot
         if self.recorder is not None:
-            self.recorder.enter(place, length)
+            self.recorder.enter(place, slot.length)
         return place
 
     def remove(self, sequence: int) -> None:
@@ -337,6 +345,7 @@ class SlotDecoder:
             sliced=any(slot.slice_shift for slot in plan.slots),
             tested=any(slot.tested for slot in plan.slots) and not resumes,
             cuts=any(self._may_cut(slot) or self._pads(slot) for slot in self.slots),
+            given=any(slot is not None and slot.region.has_given for slot in self.slots),
             resumes=resumes,
         )
 
@@ -396,7 +405,9 @@ class SlotDecoder:
             if self.canvas.guided:
                 slot.computed += outcome.computed[place + len(self.slots)]
             slot.refreshes += plan.slots[place].refresh
-            slot.committed = outcome.committed[place]
+            if self.random_order:
+                gone = set(outcome.committed[place])
+                slot.masks = tuple(p for p in slot.masks if p not in gone)
             if outcome.marked is not None and plan.slots[place].marked:
                 slot.rows_before = outcome.marked[place]
             stop_at_eos = self.settings.stop_at_eos
@@ -447,6 +458,7 @@ class SlotDecoder:
         passes = 2 if canvas.guided else 1
         return DecodedSequence(
             prompt_ids=slot.prompt_ids,
+            given=slot.region.ids != canvas.mask_id,
             ids=ids,
             visible_ids=visible,
             text=self.model.decode_text(visible),

@@ -39,5 +39,8 @@ def draw_orders(slots: Sequence[Slot | None], capacity: int) -> None:
         RANDOM_ORDER_STREAM,
     ).split(rows.counts)
     for place, slot in begun:
-        order = numbers[place].argsort(descending=True, stable=True)
-        slot.order = (order + slot.block_begin).tolist()
+        order = numbers[place].argsort(descending=True, stable=True) + slot.block_begin
+        slot.order = [p for p in order.tolist() if slot.region.is_mask(p)]
+        if slot.step == 0:
+            region = range(slot.prompt_length, slot.length)
+            slot.masks = tuple(p for p in region if slot.region.is_mask(p))

@@ -180,14 +180,14 @@ def sequence_trace(
             else slot.length
             for layer in range(layers)
         )
-    occurring = [slot.prompt_ids.cpu()]
+    occurring = [slot.prompt_ids.cpu(), slot.region.ids]
     occurring += [ids for step in slot.trace for ids in (step.predicted, step.tokens)]
     return SequenceTrace(
         steps=tuple(slot.trace),
         model=model.name,
         cache=policy.name,
         settings=asdict(policy.config),
-        decoding=_decoding(settings),
+        decoding=_decoding(settings, slot),
         n_layers=layers,
         mask_token_id=model.mask_token_id,
         gamma=None if tracking is None else tracking.gamma,
@@ -197,14 +197,14 @@ def sequence_trace(
     )
 
 
-def _decoding(settings: DecodeSettings) -> dict[str, Any]:
+def _decoding(settings: DecodeSettings, slot: Slot) -> dict[str, Any]:
     sampler: Sampler = settings.sampler
     chosen = {"alg": sampler.alg} if sampler.alg is not None else {"remasking": sampler.remasking}
     return {
-        "gen_length": settings.gen_length,
+        "gen_length": slot.length - slot.prompt_length,
         "block_length": settings.block_length,
-        "rule": type(sampler.rule).__name__,
-        **asdict(sampler.rule),
+        "rule": type(slot.rule).__name__,
+        **asdict(slot.rule),
         **chosen,
         "temperature": sampler.temperature,
         "cfg_scale": sampler.cfg_scale,

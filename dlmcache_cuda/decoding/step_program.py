@@ -12,7 +12,7 @@ from torch import Tensor
 from dlmcache_cuda import ops
 from dlmcache_cuda.cache import RowList
 from dlmcache_cuda.decoding.control import StepControl
-from dlmcache_cuda.decoding.cuts import cut_at_eos, pad_behind_end
+from dlmcache_cuda.decoding.cuts import cut_at_eos, find_ends, pad_behind_end
 from dlmcache_cuda.decoding.step_rows import StepRows
 from dlmcache_cuda.decoding.step_shape import StepShape
 from dlmcache_cuda.model import Prediction
@@ -242,6 +242,8 @@ class StepProgram:
         if committable.log_prob is not None:
             rows = candidates.row_index.masked_fill(~committed, -1)
             ops.scatter_rows_(canvas.log_prob, committable.log_prob, rows)
+        if self.shape.given:
+            find_ends(canvas, self.control, status, self.decoder.end_ids)
         return candidates, committed, status
 
     def _final(self, token: Tensor) -> Tensor:
@@ -262,7 +264,9 @@ class StepProgram:
         """Ends sequences early where the policy's method does."""
         if self.policy.cuts_at_eos:
             end_token_id = self.policy.frame.end_token_id
-            return cut_at_eos(self.canvas, self.control, self.step.masked, end_token_id)
+            return cut_at_eos(
+                self.canvas, self.control, self.step.masked, end_token_id, self.shape.given
+            )
         return pad_behind_end(self.canvas, self.control, status)
 
     def _tell_policy(

@@ -41,6 +41,8 @@ class StepShape:
     """Layers test drift."""
     cuts: bool
     """Sequences may be ended early."""
+    given: bool = False
+    """Text is given inside a generation region."""
     resumes: bool = False
     """The step goes on with slots whose boundary was guessed wrong."""
 

@@ -38,7 +38,7 @@ class SlotView:
     commits: Sequence[int] = ()  # commits of each step so far
     due: tuple[int, ...] = ()  # random order: positions committed by this step
     due_before: tuple[int, ...] = ()  # random order: those that the step before was to commit
-    committed: tuple[int, ...] = ()  # random order: positions that the step before did commit
+    masks: tuple[int, ...] = ()  # random order: the positions that are masks, ascending
     rows_before: int | None = None  # rows of the last marked step, for ``expected_rows``
 
     @property

@@ -81,6 +81,8 @@ class DkvDecode(CachePolicy):
     def max_rows(self, view: SlotView, plan: SlotPlan) -> int:
         # What was masked when the step before began, and with a shift the rows before.
         masks = view.masks_to_end + view.commits[-1]
+        if view.shift and view.step == 1:
+            masks = view.gen_length  # the first step settles nothing there, given or not
         if view.shift:
             masks = 1 + masks * (2 if self.config.shift_type == "un_right" else 1)
         return min(masks, plan.end - plan.begin)

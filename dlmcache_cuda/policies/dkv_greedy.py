@@ -11,7 +11,7 @@ here), nearest first, left and right in turn.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -66,14 +66,12 @@ class DkvGreedy(CachePolicy):
 
     def attach(self, frame: Frame) -> None:
         super().attach(frame)
-        # Of each slot, before the step that was planned last; ascending.
-        self._masks: list[list[int]] = [[] for _ in range(frame.num_slots)]
+        # Of each slot, before the step that was planned last.
+        self._masks: list[Sequence[int]] = [()] * frame.num_slots
 
     def plan(self, step: StepView) -> StepPlan:
         masks_before = list(self._masks)
-        for slot, view in enumerate(step.slots):
-            if view is not None:
-                self._masks[slot] = _masks_left(view, masks_before[slot])
+        self._masks = [() if view is None else view.masks for view in step.slots]
         return StepPlan(
             [
                 IDLE if view is None else self._plan(view, masks)
@@ -81,7 +79,7 @@ class DkvGreedy(CachePolicy):
             ]
         )
 
-    def _plan(self, view: SlotView, masks_before: list[int]) -> SlotPlan:
+    def _plan(self, view: SlotView, masks_before: Sequence[int]) -> SlotPlan:
         if view.step_in_block % self.config.cache_reloading_step == 0:
             return SlotPlan(0, view.length, refresh=True)
         rows = tuple(sorted(self._active(view, masks_before)))
@@ -96,7 +94,7 @@ class DkvGreedy(CachePolicy):
     def max_rows(self, view: SlotView, plan: SlotPlan) -> int:
         return len(plan.rows)
 
-    def _active(self, view: SlotView, masks_before: list[int]) -> set[int]:
+    def _active(self, view: SlotView, masks_before: Sequence[int]) -> set[int]:
         active = {*view.due, *view.due_before}
         centers = view.due if self.config.window_center == "next" else view.due_before
         for center in centers:
@@ -108,16 +106,7 @@ class DkvGreedy(CachePolicy):
         return DkvGreedyConfig(cache_reloading_step=1)
 
 
-def _masks_left(view: SlotView, masks: list[int]) -> list[int]:
-    """The masks of a sequence, from those that it had a step ago. Positions for which the mask
-    itself was predicted stay masks and are never due again."""
-    if view.step == 0:
-        return list(range(view.prompt_length, view.length))
-    committed = set(view.committed)
-    return [position for position in masks if position not in committed]
-
-
-def _nearest(center: int, masks: Iterable[int], taken: set[int], count: int) -> list[int]:
+def _nearest(center: int, masks: Sequence[int], taken: set[int], count: int) -> list[int]:
     """Up to ``count`` masks around ``center``, left and right in turn, nearest first."""
     free = [p for p in masks if p != center and p not in taken]
     sides = [[p for p in free if p < center], [p for p in reversed(free) if p > center]]

@@ -70,7 +70,7 @@ class DkvGreedy(CachePolicy):
         self._masks: list[Sequence[int]] = [()] * frame.num_slots
 
     def plan(self, step: StepView) -> StepPlan:
-        masks_before = list(self._masks)
+        masks_before = self._masks
         self._masks = [() if view is None else view.masks for view in step.slots]
         return StepPlan(
             [

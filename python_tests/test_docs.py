@@ -14,6 +14,13 @@ import dlmcache_cuda
 from dlmcache_cuda.policies import registry
 
 ROOT = Path(__file__).parent.parent
+# Documents whose Python blocks run, each by itself.
+EXAMPLES = (
+    "README.md",
+    "docs/infilling.md",
+    "docs/memory.md",
+    "docs/profiling.md",
+)
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
@@ -39,10 +46,7 @@ def test_the_policy_of_add_a_policy_works(monkeypatch):
 
 @pytest.mark.parametrize(
     "path",
-    [
-        ROOT / name
-        for name in ("README.md", "docs/infilling.md", "docs/memory.md", "docs/profiling.md")
-    ],
+    [ROOT / name for name in EXAMPLES],
     ids=lambda path: path.name,
 )
 def test_python_examples_run(path, monkeypatch, tmp_path):

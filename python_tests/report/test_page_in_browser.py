@@ -186,7 +186,8 @@ def test_explains_rows_under_the_pointer(show, sequence):
     page.locator("#heat").hover()
     assert page.locator("#tooltip").text_content().startswith("Layer ")
     page.locator("#token-box summary").click()
-    assert page.locator("#token-table tr").count() == 1 + len(sequence.ids)
+    rows = page.locator("#token-table tr")
+    playwright.expect(rows).to_have_count(1 + len(sequence.ids))
 
 
 def test_text_of_models_is_shown_and_not_run(show, sequence):
@@ -199,6 +200,7 @@ def test_text_of_models_is_shown_and_not_run(show, sequence):
     page = show(record)
     page.locator("#token-box summary").click()
     page.keyboard.press("Home")
+    playwright.expect(page.locator("#token-table")).to_contain_text(evil)
     assert evil in page.locator("#lead").text_content()
     assert evil in page.locator("#prompt").text_content()
     assert page.locator("img").count() == 0

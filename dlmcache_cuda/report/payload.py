@@ -38,7 +38,12 @@ def page_payload(record: Mapping[str, Any]) -> dict[str, Any]:
         "forwards": record["forwards"],
         "rows_computed": record["rows_computed"],
         "rows_vanilla": record["rows_vanilla"],
-        "visible": len(record["visible_ids"]),
+        "visible": len(record["visible_ids"]) - sum(record["given"]),
+        "given": [
+            [position, tokens.number(token)]
+            for position, token in enumerate(record["ids"], start=len(record["prompt_ids"]))
+            if record["given"][position - len(record["prompt_ids"])]
+        ],
         "prompt": [tokens.number(token) for token in record["prompt_ids"]],
         "length": len(record["prompt_ids"]) + len(record["ids"]),
         "commit_step": record["commit_step"],

@@ -50,6 +50,9 @@ def _check(record: Mapping[str, Any]) -> None:
     prompt = _integers("prompt_ids", record.get("prompt_ids"), 0, 2**31)
     ids = _integers("ids", record.get("ids"), 0, 2**31)
     visible = _integers("visible_ids", record.get("visible_ids"), 0, 2**31)
+    given = _list("given", record.get("given"), len(ids))
+    if not all(isinstance(flag, bool) for flag in given):
+        raise ValueError(f"given must hold true and false, got {given}")
     if len(visible) > len(ids):
         raise ValueError(f"visible_ids must be at most {len(ids)} long, got {len(visible)}")
     _integers("commit_step", record.get("commit_step"), -1, 2**31, len(ids))

@@ -60,6 +60,7 @@ def synthetic_record(
     return {
         "prompt_ids": [7] * prompt,
         "ids": ids,
+        "given": [False] * generated,
         "visible_ids": ids,
         "commit_step": commit_step,
         "confidence": [draw.random() for _ in ids],

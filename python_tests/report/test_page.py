@@ -166,6 +166,8 @@ def changed(path: str, value):
         ("trace.steps.0.similarity", [1, "x"], r"similarity must hold numbers or null, got 'x'"),
         ("trace.pieces", {"x": "y"}, "trace.pieces must be texts by token id"),
         ("trace.model", 3, "trace.model must be a text, got 3"),
+        ("given", [False] * 7, "given must be a list of 8 entries"),
+        ("given", [0] * 8, "given must hold true and false"),
         ("commit_step", [0], "commit_step must be a list of 8 entries"),
         ("forwards", 5, "trace.steps must be a list of 5 steps"),
         ("rows_computed", None, "rows_computed must hold integers"),

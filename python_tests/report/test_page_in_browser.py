@@ -179,6 +179,17 @@ def test_pictures_are_drawn_at_any_width_in_light_and_dark(show, sequence, schem
     assert page.screenshot(full_page=True) != before
 
 
+def test_given_text_stands_from_the_start(show):
+    out = dlmcache_cuda.fill(dlmcache_cuda.load(), "Q: drum[MASK:4]leaf[MASK:3]", trace=True)
+    (sequence,) = out.output.sequences
+    page = show(sequence)
+    assert int(sequence.given.sum()) >= 1
+    page.keyboard.press("Home")
+    assert text_of(page).strip() == "leaf"
+    assert page.locator("#text .token.given").count() == int(sequence.given.sum())
+    assert page.locator("#text .token.empty").count() == 7
+
+
 def test_explains_rows_under_the_pointer(show, sequence):
     page = show(sequence)
     page.locator("#text .token").first.hover()

@@ -38,7 +38,7 @@ document.getElementById("token-box").addEventListener("toggle", (event) => {
   for (let position = promptLength; position < length; position++) {
     const token = tokensAfter[stepCount][position], at = committedAt(position), sure = confidenceAt(position);
     table.append(cells("td", String(position), token === record.mask ? "blank" : piece(token), String(record.ids[token]),
-      at < 0 ? "never" : String(at + 1), sure === null ? "" : percent(sure),
+      isGiven(position) ? "given" : at < 0 ? "never" : String(at + 1), sure === null ? "" : percent(sure),
       percent(computed.ofPosition[position] / (layers * stepCount))));
   }
 });
@@ -47,7 +47,7 @@ function drawSummary(step) {
   const title = document.getElementById("now-title"), now = document.getElementById("now");
   if (step === 0) {
     title.textContent = "Before the first step";
-    now.textContent = `There is the prompt, and behind it ${plural(length - promptLength, "blank")}. Press play, or move the slider.`;
+    now.textContent = `There is the prompt, and behind it ${plural(length - promptLength - givenPositions.size, "blank")}${givenPositions.size ? " between given text" : ""}. Press play, or move the slider.`;
     return;
   }
   const made = record.steps[step - 1], reason = reasonOf(step - 1), vanilla = layers * length;

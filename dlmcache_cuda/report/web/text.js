@@ -55,6 +55,7 @@ function drawText(step) {
       if (guess && !decided && guess.token !== record.mask && !isSpecial(guess.token)) { names.push("blank"); text = piece(guess.token); }
       else { names.push("empty"); text = ""; }
     } else if (isSpecial(token)) { names.push("special"); text = text.trim().replace(/[<>|⟨⟩]/g, ""); }
+    if (position >= promptLength && givenPositions.has(position)) names.push("given");
     if (step && token !== before[position]) names.push("new");
     span.className = names.join(" ");
     if (span.textContent !== text) span.textContent = text;
@@ -64,6 +65,7 @@ function drawText(step) {
   }
   document.getElementById("text-hint").textContent = TEXT_MODES[textMode][1];
   const legend = [key("decided just now", {}, "ring"), key("blank", {}, "dash")];
+  if (givenPositions.size) legend.push(key("given with the prompt", {}, "given"));
   if (textMode === "when") legend.unshift(rampKey("when", "step 1", `step ${stepCount}`));
   if (textMode === "sure") legend.unshift(rampKey("sure", "0 % sure", "100 %"));
   if (textMode === "work") legend.unshift(rampKey("heat", "no layer", "all layers"));

@@ -16,7 +16,7 @@ window.addEventListener("scroll", hideTooltip, { passive: true });
 
 function describe(position, step) {
   const token = tokensAfter[step][position], lines = [];
-  if (position < promptLength) lines.push(`${quoted(token)}  ·  prompt, position ${position}`);
+  if (isGiven(position)) lines.push(`${quoted(token)}  ·  ${position < promptLength ? "prompt" : "given"}, position ${position}`);
   else {
     const at = committedAt(position), guess = step ? guessAt(position, step - 1) : null;
     if (token !== record.mask) lines.push(`${quoted(token)}  ·  position ${position}`);

@@ -38,6 +38,7 @@ function rowSetsOf(base64) {
   return sets;
 }
 
+const givenPositions = new Set(record.given.map(([position]) => position));
 const layers = record.layers, length = record.length, stepCount = record.steps.length;
 const promptLength = record.prompt.length;
 const rowSets = rowSetsOf(record.row_sets);
@@ -60,6 +61,7 @@ const candidates = (() => {
 const tokensAfter = (() => {
   const now = new Uint32Array(length).fill(record.mask);
   now.set(record.prompt);
+  for (const [position, token] of record.given) now[position] = token;
   const states = [now.slice()];
   for (const step of record.steps) {
     step.written.forEach((position, n) => { now[position] = step.tokens[n]; });
@@ -83,5 +85,6 @@ const computed = (() => {
   return { ofLayer, ofStep, total, ofPosition };
 })();
 
+const isGiven = (position) => position < promptLength || givenPositions.has(position);
 const committedAt = (position) => position < promptLength ? -1 : record.commit_step[position - promptLength];
 const confidenceAt = (position) => position < promptLength ? null : record.confidence[position - promptLength];

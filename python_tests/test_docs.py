@@ -41,7 +41,14 @@ def test_the_policy_of_add_a_policy_works(monkeypatch):
     "path",
     [
         ROOT / name
-        for name in ("README.md", "docs/infilling.md", "docs/memory.md", "docs/profiling.md")
+        for name in (
+            "README.md",
+            "docs/infilling.md",
+            "docs/memory.md",
+            "docs/outputs.md",
+            "docs/profiling.md",
+            "docs/streaming.md",
+        )
     ],
     ids=lambda path: path.name,
 )

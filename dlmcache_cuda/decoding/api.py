@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from dlmcache_cuda.decoding.arguments import check_batch_size, check_seeds, check_settings
-from dlmcache_cuda.decoding.decoder import Decoder
+from dlmcache_cuda.decoding.decoder import SlotDecoder
 from dlmcache_cuda.decoding.events import StepEvent
 from dlmcache_cuda.decoding.memory import check_memory, predict, slot_capacity
 from dlmcache_cuda.decoding.output import DecodedSequence, DecodeOutput, DecodeStats
@@ -94,7 +94,8 @@ def decode(
         seed: of all random numbers: an integer, one integer per prompt, or None (drawn from torch's
             default generator). A sequence's numbers depend on its own seed only.
         callback: called with a :class:`StepEvent` after every step. Its exceptions end the call.
-        trace: record for every step which rows each layer computed; see :class:`StepTrace`.
+        trace: record for every step what was computed, why, and what came of it, for
+            :func:`dlmcache_cuda.trace_page` and ``docs/trace.md``. The tokens are the same.
         cuda_graphs: capture steps that reuse the cache as CUDA graphs and replay them. The tokens
             are the same; False is for debugging. Default: on a CUDA device. Steps that are traced,
             that refresh, or of a policy that reads the device between steps (``d2``,
@@ -145,7 +146,7 @@ def decode(
     num_slots = check_batch_size(batch_size, len(prompt_ids))
     lengths = [ids.numel() for ids in prompt_ids]
     check_memory(model, predict(model, policy, settings, lengths, num_slots))
-    decoder = Decoder(
+    decoder = SlotDecoder(
         model,
         policy,
         settings,
@@ -158,17 +159,22 @@ def decode(
         while decoder.has_free_slot and (sequence := next(waiting, None)) is not None:
             decoder.add(sequence, prompt_ids[sequence], seeds[sequence])
         finished.update(decoder.step())
-    return _output([finished[index] for index in range(len(prompt_ids))], decoder)
+    sequences = [finished[index] for index in range(len(prompt_ids))]
+    return DecodeOutput(
+        sequences, decode_stats(sequences, decoder.forwards, decoder.timer.result())
+    )
 
 
-def _output(sequences: list[DecodedSequence], decoder: Decoder) -> DecodeOutput:
-    stats = DecodeStats(
-        forwards=decoder.forwards,
+def decode_stats(
+    sequences: Sequence[DecodedSequence], forwards: int, seconds: dict[str, float]
+) -> DecodeStats:
+    """Sums over the sequences of a call, which took ``forwards`` calls of the network."""
+    return DecodeStats(
+        forwards=forwards,
         sequence_forwards=sum(sequence.forwards for sequence in sequences),
         rows_computed=sum(sequence.rows_computed for sequence in sequences),
         rows_vanilla=sum(sequence.rows_vanilla for sequence in sequences),
         refreshes=sum(sequence.refreshes for sequence in sequences),
         visible_tokens=sum(sequence.visible_ids.numel() for sequence in sequences),
-        seconds=decoder.timer.result(),
+        seconds=seconds,
     )
-    return DecodeOutput(sequences, stats)

@@ -39,6 +39,8 @@ class DecodeSettings:
     callback: Callable[[Any], None] | None = None
     trace: bool = False
     cuda_graphs: bool = False
+    drafts: bool = False
+    """Whether the callback is told what is predicted at positions that stay masked."""
 
     @property
     def num_blocks(self) -> int:

@@ -24,11 +24,12 @@ from dlmcache_cuda.decoding.events import SequenceUpdate, StepEvent
 from dlmcache_cuda.decoding.graphs import StepGraphs
 from dlmcache_cuda.decoding.output import DecodedSequence
 from dlmcache_cuda.decoding.phases import PhaseTimer
+from dlmcache_cuda.decoding.recording import Recorder, sequence_trace
 from dlmcache_cuda.decoding.slots import Slot, SlotStatus
 from dlmcache_cuda.decoding.step_outcome import StepOutcome
 from dlmcache_cuda.decoding.step_program import StepOutput, StepProgram
 from dlmcache_cuda.decoding.step_shape import StepShape
-from dlmcache_cuda.decoding.trace import step_traces
+from dlmcache_cuda.decoding.trace import SequenceTrace
 from dlmcache_cuda.model import Llada
 from dlmcache_cuda.policies import IDLE, CachePolicy, Frame, StepPlan, StepView
 from dlmcache_cuda.profiling import annotated
@@ -36,7 +37,7 @@ from dlmcache_cuda.samplers.sampler import RANDOM_ORDER_STREAM
 from dlmcache_cuda.stack import BudgetPlan, SlotRows, Stack, plan_budgets
 
 
-class Decoder:
+class SlotDecoder:
     """Decodes sequences in a fixed number of slots; they :meth:`add` in and leave when done.
 
     Args:
@@ -90,6 +91,7 @@ class Decoder:
             self.canvas.cache,
             record=settings.trace,
         )
+        self.recorder = Recorder(self.canvas, model.config.n_layers) if settings.trace else None
         self.random_order = self.sampler.remasking == "random_order"
         # Guidance needs both twins of a slot at once, so that nothing can be guessed for one.
         tracked_twins = self.stack.spec.tracking is not None and self.canvas.guided
@@ -117,26 +119,52 @@ class Decoder:
         return all(slot is None for slot in self.slots)
 
     @property
+    def sequences(self) -> list[int | None]:
+        """Which sequence is in each slot."""
+        return [None if slot is None else slot.sequence for slot in self.slots]
+
+    @property
     def has_free_slot(self) -> bool:
         return any(slot is None for slot in self.slots)
 
-    def add(self, sequence: int, prompt_ids: Tensor, seed: int) -> int:
-        """Puts a sequence into a free slot and returns the slot's number."""
+    def add(
+        self,
+        sequence: int,
+        prompt_ids: Tensor,
+        seed: int,
+        settings: DecodeSettings | None = None,
+    ) -> int:
+        """Puts a sequence into a free slot and returns the slot's number.
+
+        Args:
+            settings: the decoder's for a shorter ``gen_length``, where the sequence has one of its
+                own: lengths, and steps per block.
+        """
+        settings = settings or self.settings
         place = self.slots.index(None)
-        length = prompt_ids.numel() + self.settings.gen_length
+        length = prompt_ids.numel() + settings.gen_length
         slot = Slot(
             sequence,
             prompt_ids,
             seed,
             length,
-            self.settings.block_length,
-            self.sampler.rule,
+            settings.block_length,
+            settings.sampler.rule,
             self.model.shift,
         )
         self.canvas.enter(place, prompt_ids, length)
         self.policy.enter(place)
         self.slots[place] = slot
+        if self.recorder is not None:
+            self.recorder.enter(place, length)
         return place
+
+    def remove(self, sequence: int) -> None:
+        """Frees the slot of a sequence in flight; what it has decoded is dropped.
+
+        Nothing is written: a free slot has no rows, and whoever enters next finds it as new.
+        """
+        self.slots[self.sequences.index(sequence)] = None
 
     @annotated("step")
     @torch.no_grad()
@@ -328,10 +356,8 @@ class Decoder:
                     f"infinite, or every token is suppressed, at {statuses[place].invalid} masked "
                     "positions; check the weights and the dtype"
                 )
-        if self.settings.trace:
-            traces = step_traces(outcome, self.canvas.capacity, self.model.config.n_layers, plan)
-            for place, slot in active:
-                slot.trace.append(traces[place])
+        if self.recorder is not None:
+            self.recorder.record(self.slots, plan, outcome)
         reasons: dict[int, str | None] = {}
         for place, slot in active:
             slot.computed += outcome.computed[place]
@@ -351,20 +377,24 @@ class Decoder:
         return finished
 
     def _report(self, active, reasons, outcome: StepOutcome) -> None:
+        canvas = self.canvas
         rows = torch.cat(outcome.committed_rows())
         layers = self.model.config.n_layers
+        tokens = canvas.ids(slice(None))  # all slots in one copy
+        drafts = outcome.draft(tokens, canvas.mask_id) if self.settings.drafts else None
         updates = []
         for place, slot in active:
-            generated = self.canvas.slot_range(place, slot.prompt_length, slot.length)
+            generated = canvas.slot_range(place, slot.prompt_length, slot.length)
             mine = rows[(rows >= generated.start) & (rows < generated.stop)]
             updates.append(
                 SequenceUpdate(
                     slot.sequence,
                     slot.step - 1,
-                    self.canvas.ids(generated),
+                    tokens[generated].clone(),
                     mine - generated.start,
                     outcome.computed[place] / layers,
                     reasons[place],
+                    None if drafts is None else drafts[generated].clone(),
                 )
             )
         self.settings.callback(StepEvent(self.forwards - 1, tuple(updates)))
@@ -392,8 +422,13 @@ class Decoder:
             rows_vanilla=slot.step * slot.length * layers * passes,
             refreshes=slot.refreshes,
             stop_reason=reason,
-            trace=slot.trace if self.settings.trace else None,
+            trace=self._trace(slot),
         )
+
+    def _trace(self, slot: Slot) -> SequenceTrace | None:
+        if self.recorder is None:
+            return None
+        return sequence_trace(slot, self.model, self.policy, self.settings, self.stack.spec)
 
 
 def reads_nothing(device: torch.device) -> bool:

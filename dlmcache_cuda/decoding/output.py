@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dlmcache_cuda.decoding.trace import StepTrace
+from dlmcache_cuda.decoding.trace import SequenceTrace
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,8 @@ class DecodedSequence:
         refreshes: forwards that recomputed cached rows by schedule.
         stop_reason: ``end_of_text`` (an end token with no mask before it), ``length`` (every step
             was made), or ``stalled`` (only mask tokens were predicted, so nothing was committed).
-        trace: one entry per forward, if ``decode(trace=True)``.
+        trace: one :class:`StepTrace` per forward, with what is needed to read them; None unless
+            ``decode(trace=True)``.
     """
 
     prompt_ids: Tensor
@@ -43,7 +44,7 @@ class DecodedSequence:
     rows_vanilla: int
     refreshes: int
     stop_reason: str
-    trace: list[StepTrace] | None = None
+    trace: SequenceTrace | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain Python values, for JSON; NaN confidences become None."""
@@ -59,7 +60,7 @@ class DecodedSequence:
             "rows_vanilla": self.rows_vanilla,
             "refreshes": self.refreshes,
             "stop_reason": self.stop_reason,
-            "trace": None if self.trace is None else [step.to_dict() for step in self.trace],
+            "trace": None if self.trace is None else self.trace.to_dict(),
         }
 
 

@@ -14,6 +14,7 @@ _ALLOWED = (
     "a string, a chat (list of {'role', 'content'} messages), a tensor of token ids, or a list of "
     "strings, chats or 1-D id tensors"
 )
+_ONE = "a string, a chat (list of {'role', 'content'} messages) or 1-D token ids"
 
 
 def tokenize_prompts(model: Llada, prompts: Any, gen_length: int) -> list[Tensor]:
@@ -27,7 +28,17 @@ def tokenize_prompts(model: Llada, prompts: Any, gen_length: int) -> list[Tensor
         for index, prompt in enumerate(items)
     ]
     for index, prompt_ids in enumerate(ids):
-        _check_ids(model, prompt_ids, index, gen_length)
+        _check_ids(model, prompt_ids, f"prompts[{index}]", gen_length)
+    return ids
+
+
+def tokenize_prompt(model: Llada, prompt: Any, gen_length: int) -> Tensor:
+    """The same for exactly one prompt, ``[P]``: a string, a chat or token ids."""
+    several, items = _split(prompt, "prompt", _ONE)
+    if several:
+        raise ValueError(f"prompt must be {_ONE}; got a list of {len(items)} items")
+    ids = _to_ids(model, items[0], "prompt")
+    _check_ids(model, ids, "prompt", gen_length)
     return ids
 
 
@@ -40,27 +51,27 @@ def _is_chat(value: Any) -> bool:
     )
 
 
-def _split(prompts: Any) -> tuple[bool, list[Any]]:
+def _split(prompts: Any, name: str = "prompts", allowed: str = _ALLOWED) -> tuple[bool, list[Any]]:
     """Whether several prompts were given, and the list of them."""
     if isinstance(prompts, str) or _is_chat(prompts):
         return False, [prompts]
     if isinstance(prompts, Tensor):
         if prompts.dim() not in (1, 2):
             raise ValueError(
-                f"prompts must be a 1-D or 2-D tensor of token ids, got shape {list(prompts.shape)}"
+                f"{name} must be a 1-D or 2-D tensor of token ids, got shape {list(prompts.shape)}"
             )
         if len(prompts) == 0:
             raise ValueError(
-                f"prompts is empty (a tensor of shape {list(prompts.shape)}); it must be {_ALLOWED}"
+                f"{name} is empty (a tensor of shape {list(prompts.shape)}); it must be {allowed}"
             )
         return (False, [prompts]) if prompts.dim() == 1 else (True, list(prompts))
     if isinstance(prompts, Sequence) and not isinstance(prompts, (bytes, Mapping)):
         if not prompts:
-            raise ValueError(f"prompts is empty; it must be {_ALLOWED}")
+            raise ValueError(f"{name} is empty; it must be {allowed}")
         if all(isinstance(item, int) and not isinstance(item, bool) for item in prompts):
             return False, [prompts]
         return True, list(prompts)
-    raise TypeError(f"prompts must be {_ALLOWED}, got {type(prompts).__name__}")
+    raise TypeError(f"{name} must be {allowed}, got {type(prompts).__name__}")
 
 
 def _to_ids(model: Llada, prompt: Any, name: str) -> Tensor:
@@ -91,8 +102,7 @@ def _to_ids(model: Llada, prompt: Any, name: str) -> Tensor:
     raise TypeError(f"{name} must be text, a chat or token ids, got {type(prompt).__name__}")
 
 
-def _check_ids(model: Llada, ids: Tensor, index: int, gen_length: int) -> None:
-    name = f"prompts[{index}]"
+def _check_ids(model: Llada, ids: Tensor, name: str, gen_length: int) -> None:
     if ids.numel() == 0:
         raise ValueError(f"{name} has no tokens; at least one is needed")
     vocab = model.config.embedding_size

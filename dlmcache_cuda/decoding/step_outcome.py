@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from dlmcache_cuda.decoding.cuts import NUM_COLUMNS, read_cut
@@ -61,3 +62,18 @@ class StepOutcome:
     def committed_rows(self) -> list[Tensor]:
         """Flat rows that were committed, by output, on the CPU."""
         return [out.candidates.row_index[out.committed].cpu() for out in self.outputs]
+
+    def draft(self, tokens: Tensor, mask_id: int) -> Tensor:
+        """What was predicted at rows that are masks still, masks elsewhere: like ``tokens``.
+
+        Args:
+            tokens: ``[S * capacity]`` int64, CPU: the canvases after the step.
+            mask_id: the mask.
+        """
+        draft = torch.full_like(tokens, mask_id)
+        for out in self.outputs:
+            # A step that went on comes second: its predictions are the ones that counted.
+            rows, prediction = out.predicted
+            index, token = torch.stack((rows.row_index, prediction.draft)).cpu()
+            draft[index[index >= 0]] = token[index >= 0]
+        return draft.masked_fill(tokens != mask_id, mask_id)

@@ -22,7 +22,7 @@ from dlmcache_cuda.profiling import annotate
 from dlmcache_cuda.stack import BudgetPlan, LayerBudgets, StackResult, StackStep
 
 if TYPE_CHECKING:
-    from dlmcache_cuda.decoding.decoder import Decoder
+    from dlmcache_cuda.decoding.decoder import SlotDecoder
 
 
 @dataclass(slots=True)
@@ -35,6 +35,9 @@ class StepOutput:
     candidates: RowList
     committed: Tensor
     """``[Q]`` bool: candidates that were committed."""
+    predicted: tuple[RowList, Prediction] | None = None
+    """All masked positions that the head predicted and what it said, where a trace or drafts are
+    wanted."""
 
 
 class StepProgram:
@@ -47,7 +50,7 @@ class StepProgram:
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: SlotDecoder,
         step: StepView,
         plan: StepPlan,
         control: StepControl,
@@ -86,7 +89,9 @@ class StepProgram:
             self._tell_policy(result, rows, prediction, wrong)
             report = [status, cuts, result.computed, result.boundaries]
             report = torch.cat([part.flatten() for part in report if part is not None])
-        return StepOutput(report, result, candidates, committed)
+        wanted = self.decoder.recorder or self.decoder.settings.drafts
+        predicted = (rows.predicted, prediction) if wanted else None
+        return StepOutput(report, result, candidates, committed, predicted)
 
     def _rows(self) -> StepRows:
         decoder, slots = self.decoder, self.canvas.num_slots

@@ -39,6 +39,14 @@ class Prediction(NamedTuple):
     """``[Q]`` fp32 in nats; ``[0]`` unless extras were asked for."""
     score: Tensor | None = None
     """``[Q]`` fp32, larger is surer; None where ``log_confidence`` is what ranks the places."""
+    held_back: Tensor | None = None
+    """``[Q]`` int64: the tokens, where ``token`` is a mask at places that are not to be committed
+    yet; None where there are none."""
+
+    @property
+    def draft(self) -> Tensor:
+        """``[Q]`` int64: the most recent idea of each place, whether it may be committed or not."""
+        return self.token if self.held_back is None else self.held_back
 
 
 class Llada:

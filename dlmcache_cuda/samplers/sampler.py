@@ -115,7 +115,7 @@ class Sampler:
         # A NaN prediction stays one, wherever it stands, so that it is reported.
         kept = chosen | (prediction.token < 0)
         token = prediction.token.masked_fill(~kept, model.mask_token_id)
-        return prediction._replace(token=token)
+        return prediction._replace(token=token, held_back=prediction.token)
 
     def score(
         self, prediction: Any, candidates: RowList, seeds: Tensor, steps: Tensor

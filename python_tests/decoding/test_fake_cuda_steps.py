@@ -27,7 +27,7 @@ from torch.utils.cpp_extension import include_paths, library_paths
 from dlmcache_cuda import _extension
 from dlmcache_cuda.decoding import api
 from dlmcache_cuda.decoding import decoder as decoder_module
-from dlmcache_cuda.decoding.decoder import Decoder
+from dlmcache_cuda.decoding.decoder import SlotDecoder
 from dlmcache_cuda.decoding.defaults import decode_defaults
 from dlmcache_cuda.decoding.step_program import StepProgram
 from dlmcache_cuda.model.linear import PlainLinear
@@ -102,7 +102,7 @@ def on_fake_cuda(model: Any, dtype: torch.dtype) -> Any:
     return fake
 
 
-class Recording(Decoder):
+class Recording(SlotDecoder):
     """Remembers every report."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -114,7 +114,7 @@ class Recording(Decoder):
         return self.reports[-1]
 
 
-class Following(Decoder):
+class Following(SlotDecoder):
     """Takes its reports from another decoder."""
 
     reports: list[list[int]]

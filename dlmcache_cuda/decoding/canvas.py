@@ -21,6 +21,9 @@ class Canvas:
 
     With ``mask_is_final`` a mask that was predicted is a commit like any other: the canvas then
     holds ``final_mask_id`` there, outside the vocabulary, while the network reads a mask.
+
+    With ``own_log_prob`` log-probabilities at commit are kept beside the log-confidences;
+    otherwise these are the same.
     """
 
     def __init__(
@@ -30,6 +33,7 @@ class Canvas:
         capacity: int,
         guided: bool,
         mask_is_final: bool = False,
+        own_log_prob: bool = False,
     ) -> None:
         self.num_slots = num_slots
         self.capacity = capacity
@@ -48,6 +52,7 @@ class Canvas:
             self.tokens = self.tokens.clone()
         self.commit_step = torch.full((entries,), NEVER, dtype=torch.int64, device=device)
         self.log_confidence = torch.full((entries,), float("nan"), device=device)
+        self.log_prob = self.log_confidence.clone() if own_log_prob else self.log_confidence
         self.is_prompt = torch.zeros(entries, dtype=torch.bool, device=device)
         self.cache = model.new_cache(self.network_slots, capacity)
 
@@ -64,6 +69,7 @@ class Canvas:
         self.tokens[self.slot_range(slot, prompt_length, length)] = self.mask_id
         self.commit_step[self.slot_range(slot)] = NEVER
         self.log_confidence[self.slot_range(slot)] = float("nan")
+        self.log_prob[self.slot_range(slot)] = float("nan")
         self.is_prompt[self.slot_range(slot)] = False
         self.is_prompt[self.slot_range(slot, 0, prompt_length)] = True
         self.mirror()

@@ -71,6 +71,7 @@ class SlotDecoder:
             capacity,
             guided=self.sampler.cfg_scale > 0,
             mask_is_final=policy.mask_is_final and not self.sampler.rule.leaves_masks,
+            own_log_prob=not self.sampler.confidence_is_log_prob,
         )
         self.slots: list[Slot | None] = [None] * num_slots
         device = model.device
@@ -417,6 +418,7 @@ class SlotDecoder:
             text=self.model.decode_text(visible),
             commit_step=canvas.commit_step[generated].cpu().clone(),
             confidence=canvas.log_confidence[generated].exp().cpu(),
+            log_prob=canvas.log_prob[generated].cpu().clone(),
             forwards=slot.step,
             rows_computed=slot.computed,
             rows_vanilla=slot.step * slot.length * layers * passes,

@@ -106,6 +106,8 @@ def predict(
     predicted = settings.gen_length if policy.head_scope == "all" else settings.block_length
     mask_is_final = policy.mask_is_final and not settings.sampler.rule.leaves_masks
     canvas = copies * entries * 8 + entries * _CANVAS_ENTRY + (entries * 8 if mask_is_final else 0)
+    if not settings.sampler.confidence_is_log_prob:
+        canvas += entries * 4
     return MemoryPrediction(
         weights=model.weight_bytes,
         kv_cache=KVCache.predict_bytes(

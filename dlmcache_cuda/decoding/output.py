@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,14 @@ class DecodedSequence:
         text: the visible ids as text; None when the checkpoint has no tokenizer.
         commit_step: ``[G]`` int64: at which of the sequence's own forwards, counted from 0, each
             position was committed; -1 where it never was.
-        confidence: ``[G]`` float32: confidence at commit; NaN where never committed.
+        confidence: ``[G]`` float32: what the commit rule held of each token when it committed it,
+            in [0, 1]: its probability as the sampling sees it, with ``alg`` behind temperature and
+            filters, without the ids that ``logits_eos_inf`` and ``confidence_eos_eot_inf`` leave
+            out. NaN where never committed.
+        log_prob: ``[G]`` float32: natural logarithm of each token's probability when it was
+            committed, by the softmax of the model's logits (with ``cfg_scale`` the guided ones)
+            over the whole vocabulary: no temperature, no filters, nothing left out. NaN where never
+            committed.
         forwards: number of forwards of this sequence (NFE).
         rows_computed: rows whose attention and feed-forward were computed, summed over forwards
             and layers.
@@ -39,6 +47,7 @@ class DecodedSequence:
     text: str | None
     commit_step: Tensor
     confidence: Tensor
+    log_prob: Tensor
     forwards: int
     rows_computed: int
     rows_vanilla: int
@@ -47,14 +56,15 @@ class DecodedSequence:
     trace: SequenceTrace | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain Python values, for JSON; NaN confidences become None."""
+        """The same as plain Python values, for JSON; NaN and infinities become None."""
         return {
             "prompt_ids": self.prompt_ids.tolist(),
             "ids": self.ids.tolist(),
             "visible_ids": self.visible_ids.tolist(),
             "text": self.text,
             "commit_step": self.commit_step.tolist(),
-            "confidence": [None if c != c else c for c in self.confidence.tolist()],
+            "confidence": _numbers(self.confidence),
+            "log_prob": _numbers(self.log_prob),
             "forwards": self.forwards,
             "rows_computed": self.rows_computed,
             "rows_vanilla": self.rows_vanilla,
@@ -62,6 +72,10 @@ class DecodedSequence:
             "stop_reason": self.stop_reason,
             "trace": None if self.trace is None else self.trace.to_dict(),
         }
+
+
+def _numbers(values: Tensor) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values.tolist()]
 
 
 @dataclass(frozen=True, slots=True)

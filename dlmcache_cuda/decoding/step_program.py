@@ -207,6 +207,9 @@ class StepProgram:
             rule.code,
             rule.value,
         )
+        if committable.log_prob is not None:
+            rows = candidates.row_index.masked_fill(~committed, -1)
+            ops.scatter_rows_(canvas.log_prob, committable.log_prob, rows)
         return candidates, committed, status
 
     def _final(self, token: Tensor) -> Tensor:

@@ -135,11 +135,12 @@ class StepRows:
         places = ops.find_rows(
             predicted.row_index, predicted.cu_rows, chosen.row_index, chosen.capacity
         )
-        score = prediction.score
+        score, log_prob = prediction.score, prediction.log_prob
         return chosen, prediction._replace(
             token=ops.gather_rows(prediction.token, places),
             log_confidence=ops.gather_rows(prediction.log_confidence, places),
             score=None if score is None else ops.gather_rows(score, places),
+            log_prob=None if log_prob is None else ops.gather_rows(log_prob, places),
         )
 
 

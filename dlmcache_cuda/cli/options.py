@@ -29,11 +29,14 @@ def load_model(arguments: argparse.Namespace):
     )
 
 
-def add_decode_options(parser: argparse.ArgumentParser, gen_length: int) -> None:
+def add_decode_options(
+    parser: argparse.ArgumentParser, gen_length: int, block_length: int | None = None
+) -> None:
     """The options of ``dlmcache_cuda.decode``, under its names."""
     group = parser.add_argument_group("decoding")
     group.add_argument("--gen-length", type=int, default=gen_length, help="default: %(default)s")
-    group.add_argument("--block-length", type=int, help="default: one block")
+    blocks = "one block" if block_length is None else "%(default)s"
+    group.add_argument("--block-length", type=int, default=block_length, help=f"default: {blocks}")
     group.add_argument("--steps", type=int, help="default: one token per step")
     group.add_argument("--temperature", type=float, default=0.0, help="default: %(default)s")
     group.add_argument("--cfg-scale", type=float, default=0.0, help="default: %(default)s")

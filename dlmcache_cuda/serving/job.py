@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from dataclasses import dataclass, field
 
@@ -22,17 +21,13 @@ class Snapshot:
         transcript: its final text so far.
         draft: provisional text behind that; None unless asked for.
         forwards: steps so far.
-        rows_computed: rows computed so far, summed over layers and steps; 0 until the end.
-        rows_vanilla: the same for vanilla decoding.
         over: nothing will follow.
         error: why there is no answer.
     """
 
-    transcript: Transcript = Transcript()
+    transcript: Transcript = field(default_factory=Transcript)
     draft: str | None = None
     forwards: int = 0
-    rows_computed: int = 0
-    rows_vanilla: int = 0
     over: bool = False
     error: ApiError | None = None
 
@@ -58,15 +53,9 @@ class Mailbox:
             return
 
     async def newer(self) -> Snapshot:
-        """The next snapshot that was not returned before.
-
-        Raises:
-            ApiError: the sequence failed.
-        """
+        """The next snapshot that was not returned before."""
         await self._changed.wait()
         self._changed.clear()
-        if self._snapshot.error is not None:
-            raise self._snapshot.error
         return self._snapshot
 
     async def last(self) -> Snapshot:
@@ -88,6 +77,9 @@ class Job:
         stop: strings that end the answer.
         seed: of the sequence's random numbers.
         wants_draft: provisional text is wanted too.
+        mailbox: where its client waits.
+        created: when it was asked for, by ``time.monotonic()``.
+        cancelled: nobody waits for it any more. Set by any thread.
     """
 
     prompt_ids: Tensor
@@ -99,15 +91,7 @@ class Job:
     wants_draft: bool
     mailbox: Mailbox
     created: float = field(default_factory=time.monotonic)
-    _cancelled: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def cancelled(self) -> bool:
-        return self._cancelled.is_set()
-
-    def cancel(self) -> None:
-        """Nobody waits for this any more; from any thread."""
-        self._cancelled.set()
+    cancelled: bool = False
 
     def fail(self, error: ApiError) -> None:
         self.mailbox.put(Snapshot(over=True, error=error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 
 
@@ -51,13 +52,30 @@ class Limits:
         """Positions of a slot."""
         return self.max_prompt_length + self.max_gen_length
 
-    def fitted_to(self, max_sequence_length: int) -> Limits:
-        """The same, with lengths that a model of so many positions can hold."""
+    def fitted_to(self, max_sequence_length: int, given: Collection[str] = ()) -> Limits:
+        """The same, with lengths that a model of so many positions can hold.
+
+        Args:
+            given: of ``max_prompt_length`` and ``max_gen_length`` those that the user chose; they
+                stay as they are.
+
+        Raises:
+            ValueError: they leave no room.
+        """
         if self.max_length <= max_sequence_length:
             return self
-        gen_length = min(self.max_gen_length, max(1, max_sequence_length // 2))
-        return replace(
-            self,
-            max_gen_length=gen_length,
-            max_prompt_length=min(self.max_prompt_length, max_sequence_length - gen_length),
-        )
+        gen_length, prompt_length = self.max_gen_length, self.max_prompt_length
+        if "max_gen_length" not in given:
+            left = max_sequence_length // 2
+            if "max_prompt_length" in given:
+                left = max_sequence_length - prompt_length
+            gen_length = min(gen_length, left)
+        if "max_prompt_length" not in given:
+            prompt_length = min(prompt_length, max_sequence_length - gen_length)
+        if min(gen_length, prompt_length) < 1 or gen_length + prompt_length > max_sequence_length:
+            raise ValueError(
+                f"max_prompt_length and max_gen_length must be at most {max_sequence_length} "
+                f"together, the model's max_sequence_length, got {self.max_prompt_length} and "
+                f"{self.max_gen_length}"
+            )
+        return replace(self, max_gen_length=gen_length, max_prompt_length=prompt_length)

@@ -22,7 +22,7 @@ class TextCodec:
 
     def __init__(self, model: Llada) -> None:
         self._model = model
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
 
     def encode(self, prompts: Any, param: str) -> list[Tensor]:
         """Ids of every prompt, see :func:`dlmcache_cuda.decode`.
@@ -31,7 +31,7 @@ class TextCodec:
             ApiError: 400, names ``param``.
         """
         try:
-            with self._lock:
+            with self.lock:
                 return tokenize_prompts(self._model, prompts, 0)
         except FileNotFoundError as error:
             raise bad_request(str(error), param) from error
@@ -62,7 +62,7 @@ class TextCodec:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids without special tokens; empty where there is no tokenizer."""
-        with self._lock:
+        with self.lock:
             return self._model.decode_text(ids) or ""
 
 

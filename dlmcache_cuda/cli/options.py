@@ -30,9 +30,16 @@ def load_model(arguments: argparse.Namespace):
 
 
 def add_decode_options(
-    parser: argparse.ArgumentParser, gen_length: int, block_length: int | None = None
+    parser: argparse.ArgumentParser,
+    gen_length: int,
+    block_length: int | None = None,
+    of_one_call: bool = True,
 ) -> None:
-    """The options of ``dlmcache_cuda.decode``, under its names."""
+    """The options of ``dlmcache_cuda.decode``, under its names.
+
+    Args:
+        of_one_call: also those that are no settings but belong to a call: the seed.
+    """
     group = parser.add_argument_group("decoding")
     group.add_argument("--gen-length", type=int, default=gen_length, help="default: %(default)s")
     blocks = "one block" if block_length is None else "%(default)s"
@@ -57,11 +64,14 @@ def add_decode_options(
         help="a setting of the cache: refresh_steps=4, gamma=none, layer_ratios=0.1,1/8; may be "
         "repeated",
     )
-    group.add_argument("--no-stop-at-eos", action="store_true", help="make every step")
     group.add_argument(
         "--no-cuda-graphs", action="store_true", help="launch kernels one by one (debugging)"
     )
-    group.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    if of_one_call:
+        group.add_argument("--no-stop-at-eos", action="store_true", help="make every step")
+        group.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    else:
+        parser.set_defaults(no_stop_at_eos=False, seed=None)
 
 
 def decode_options(arguments: argparse.Namespace) -> dict[str, Any]:

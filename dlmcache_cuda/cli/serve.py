@@ -20,7 +20,8 @@ from dlmcache_cuda.cli.options import (
 )
 
 # Options of decode that say nothing about requests of a server.
-_NOT_FOR_LANES = ("gen_length", "steps", "seed", "stop_at_eos", "cuda_graphs")
+_NOT_OF_LANES = ("gen_length", "steps", "seed", "stop_at_eos")
+_LOG_LEVELS = ("critical", "error", "warning", "info", "debug", "trace")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=30,
         help="for running requests after a signal (default: %(default)s)",
     )
-    parser.add_argument("--log-level", default="info", help="default: %(default)s")
+    parser.add_argument(
+        "--log-level", default="info", choices=_LOG_LEVELS, help="default: %(default)s"
+    )
     limits = parser.add_argument_group("limits", "What is beyond is refused with a status.")
     add = limits.add_argument
     add("--slots", type=int, default=8, help="sequences of a batch (default: %(default)s)")
@@ -54,13 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-gen-length", type=int, help="tokens; 400 (default: 1024, or half the model's)")
     add("--max-choices", type=int, default=16, help="prompts times n; 400 (default: 16)")
     add("--max-body-bytes", type=int, default=1 << 20, help="413 (default: %(default)s)")
-    add_decode_options(parser, gen_length=128, block_length=32)
+    add_decode_options(parser, gen_length=128, block_length=32, of_one_call=False)
     add_model_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     try:
-        from dlmcache_cuda.serving import create_app, serve
+        from dlmcache_cuda.serving import bind, create_app, serve
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("dlmcache_cuda"):
             raise
@@ -68,24 +71,31 @@ def run(arguments: argparse.Namespace) -> int:
             f"serve needs {error.name}: pip install 'dlmcache_cuda[serve]'"
         ) from error
 
-    model = load_model(arguments)
-    limits = _limits(arguments, model.config.max_sequence_length)
-    defaults = _defaults(arguments, model, limits)
-    app = create_app(
-        model, defaults=defaults, limits=limits, name=arguments.name, api_key=arguments.api_key
-    )
-    print(
-        f"{arguments.name or model.name} on {model.device}: {limits.num_slots} slots, prompts of up "
-        f"to {limits.max_prompt_length} tokens, answers of up to {limits.max_gen_length}",
-        file=sys.stderr,
-    )
-    serve(
-        app,
-        host=arguments.host,
-        port=arguments.port,
-        shutdown_seconds=arguments.shutdown_seconds,
-        log_level=arguments.log_level,
-    )
+    if not 0 <= arguments.port <= 65535:
+        raise ValueError(f"--port must be in [0, 65535], got {arguments.port}")
+    if arguments.shutdown_seconds < 0:
+        raise ValueError(f"--shutdown-seconds must be at least 0, got {arguments.shutdown_seconds}")
+    # A port that is taken is told before gigabytes are read.
+    with bind(arguments.host, arguments.port) as listener:
+        model = load_model(arguments)
+        limits = _limits(arguments, model.config.max_sequence_length)
+        defaults = _defaults(arguments, model, limits)
+        app = create_app(
+            model, defaults=defaults, limits=limits, name=arguments.name, api_key=arguments.api_key
+        )
+        # What has no room, or no sense, is told now and not to the first client.
+        app.state.engine.warm_up(defaults.settings)
+        print(
+            f"{arguments.name or model.name} on {model.device}: {limits.num_slots} slots, prompts "
+            f"of up to {limits.max_prompt_length} tokens, answers of up to {limits.max_gen_length}",
+            file=sys.stderr,
+        )
+        serve(
+            app,
+            listener,
+            shutdown_seconds=arguments.shutdown_seconds,
+            log_level=arguments.log_level,
+        )
     return 0
 
 
@@ -115,11 +125,18 @@ def _defaults(arguments: argparse.Namespace, model, limits):
     from dlmcache_cuda.serving.errors import ApiError
 
     options = decode_options(arguments)
-    max_tokens = min(options["gen_length"], limits.max_gen_length)
-    lane = {name: value for name, value in options.items() if name not in _NOT_FOR_LANES}
+    lane = {name: value for name, value in options.items() if name not in _NOT_OF_LANES}
     base = LaneSettings(**lane)
+    max_tokens = options["gen_length"]
     try:
         settings, _ = lane_settings(model, base, {"steps": options["steps"]}, max_tokens)
     except ApiError as error:
         raise ValueError(error.message) from error
+    longest = settings.longest(limits.max_gen_length)
+    if longest == 0:
+        raise ValueError(
+            f"--block-length must be at most {limits.max_gen_length}, the longest answer, "
+            f"got {settings.block_length}"
+        )
+    max_tokens = min(max_tokens, longest)
     return ServerDefaults(settings, max_tokens, arguments.fixed)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from dlmcache_cuda.serving.errors import ApiError, bad_request
 from dlmcache_cuda.serving.limits import Limits
 
+_PATIENCE = 8
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -26,24 +27,33 @@ async def read_body(request: Request, limits: Limits) -> bytes:
         f"the request's body must have at most {limits.max_body_bytes} bytes",
         code="body_too_large",
     )
+    # Who is still sending does not see an answer, so a body that is somewhat too long is taken in.
+    patience = _PATIENCE * limits.max_body_bytes
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limits.max_body_bytes:
+    if announced.isdigit() and int(announced) > patience:
         raise too_long
 
-    async def collect() -> bytes:
-        body = bytearray()
+    body, size = bytearray(), 0
+
+    async def collect() -> None:
+        nonlocal body, size
         async for chunk in request.stream():
-            body += chunk
-            if len(body) > limits.max_body_bytes:
-                raise too_long
-        return bytes(body)
+            size += len(chunk)
+            if size > patience:
+                break
+            if size <= limits.max_body_bytes:
+                body += chunk
 
     try:
-        return await asyncio.wait_for(collect(), limits.body_seconds)
+        await asyncio.wait_for(collect(), limits.body_seconds)
     except asyncio.TimeoutError:
-        raise ApiError(
-            408, f"the request's body did not arrive within {limits.body_seconds:g} seconds"
-        ) from None
+        if size <= limits.max_body_bytes:
+            raise ApiError(
+                408, f"the request's body did not arrive within {limits.body_seconds:g} seconds"
+            ) from None
+    if size > limits.max_body_bytes:
+        raise too_long
+    return bytes(body)
 
 
 def parse_body(body: bytes, model: type[_Model]) -> _Model:

@@ -48,6 +48,7 @@ class LaneSettings:
     min_commit: int | None = None
     logits_eos_inf: bool = False
     confidence_eos_eot_inf: bool = False
+    cuda_graphs: bool | None = None
 
     def arguments(self, gen_length: int) -> dict[str, Any]:
         """Keyword arguments of ``decode`` for sequences of up to ``gen_length`` positions."""

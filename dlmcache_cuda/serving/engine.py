@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 
 from dlmcache_cuda.model import Llada
+from dlmcache_cuda.serving.decode_settings import LaneSettings
 from dlmcache_cuda.serving.errors import ApiError, shutting_down
 from dlmcache_cuda.serving.job import Job
 from dlmcache_cuda.serving.limits import Limits
@@ -15,7 +16,7 @@ from dlmcache_cuda.serving.scheduler import Scheduler
 from dlmcache_cuda.serving.text_codec import TextCodec
 
 _log = logging.getLogger(__name__)
-# Batches that fail one after another before the server calls itself ill: then it is not the request.
+# Batches that fail one after another before the server calls itself ill: no request does that.
 _MAX_FAILURES = 3
 
 
@@ -31,6 +32,7 @@ class Engine:
 
     def __init__(self, model: Llada, limits: Limits, codec: TextCodec, metrics: Metrics) -> None:
         self._limits = limits
+        self._codec = codec
         self._scheduler = Scheduler(model, limits, codec, metrics)
         self._changed = threading.Condition()
         self._arrived: list[Job] = []
@@ -62,6 +64,15 @@ class Engine:
         if self._scheduler.failures >= _MAX_FAILURES:
             return f"the last {self._scheduler.failures} batches failed"
         return None
+
+    def warm_up(self, settings: LaneSettings) -> None:
+        """Before :meth:`start`: opens the lane that most requests use, and reads the tokenizer.
+
+        Raises:
+            MemoryError, ValueError: the lane can not be.
+        """
+        self._codec.warm_up()
+        self._scheduler.open(settings)
 
     def start(self) -> None:
         self._thread.start()

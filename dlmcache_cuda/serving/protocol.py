@@ -12,7 +12,7 @@ _Text = Annotated[str, Field(min_length=1)]
 
 
 class DecodeFields(BaseModel):
-    """Decoding, under the names of ``dlmcache_cuda.decode``; clients send them as ``extra_body``."""
+    """Decoding, by the names of ``dlmcache_cuda.decode``; clients send them as ``extra_body``."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 

@@ -51,6 +51,16 @@ class Scheduler:
     def idle(self) -> bool:
         return not self.waiting and all(lane.idle for lane in self.lanes.values())
 
+    def open(self, settings: LaneSettings) -> Lane:
+        """A new lane.
+
+        Raises:
+            MemoryError, torch.OutOfMemoryError: there is no room for it.
+        """
+        lane = Lane(self._model, settings, self._limits, self._codec, self._metrics)
+        self.lanes[settings] = lane
+        return lane
+
     def enqueue(self, jobs: Iterable[Job]) -> None:
         self.waiting.extend(jobs)
 
@@ -122,15 +132,12 @@ class Scheduler:
             if len(self.lanes) >= self._max_lanes and not self._close_an_idle_lane():
                 return None
             try:
-                lane = Lane(self._model, settings, self._limits, self._codec, self._metrics)
+                return self.open(settings)
             except _NO_MEMORY:
                 if not self.lanes:
                     raise
                 self._max_lanes = len(self.lanes)
                 _log.warning("memory holds no more than %d lanes", self._max_lanes)
-                continue
-            self.lanes[settings] = lane
-            return lane
 
     def _close_an_idle_lane(self) -> bool:
         idle = [lane for lane in self.lanes.values() if lane.idle]

@@ -24,6 +24,10 @@ class TextCodec:
         self._model = model
         self.lock = threading.Lock()
 
+    def warm_up(self) -> None:
+        """Reads the tokenizer, which takes a second, if there is one."""
+        self.decode(())
+
     def encode(self, prompts: Any, param: str) -> list[Tensor]:
         """Ids of every prompt, see :func:`dlmcache_cuda.decode`.
 

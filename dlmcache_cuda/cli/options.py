@@ -31,17 +31,22 @@ def load_model(arguments: argparse.Namespace):
 
 def add_decode_options(
     parser: argparse.ArgumentParser,
-    gen_length: int,
+    gen_length: int | None,
     block_length: int | None = None,
     of_one_call: bool = True,
 ) -> None:
     """The options of ``dlmcache_cuda.decode``, under its names.
 
     Args:
-        of_one_call: also those that are no settings but belong to a call: the seed.
+        gen_length: the default; None leaves that option out.
+        block_length: the default.
+        of_one_call: also what belongs to a call rather than to many: the seed.
     """
     group = parser.add_argument_group("decoding")
-    group.add_argument("--gen-length", type=int, default=gen_length, help="default: %(default)s")
+    if gen_length is not None:
+        group.add_argument(
+            "--gen-length", type=int, default=gen_length, help="default: %(default)s"
+        )
     blocks = "one block" if block_length is None else "%(default)s"
     group.add_argument("--block-length", type=int, default=block_length, help=f"default: {blocks}")
     group.add_argument("--steps", type=int, help="default: one token per step")
@@ -76,8 +81,8 @@ def add_decode_options(
 
 def decode_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments of ``dlmcache_cuda.decode`` from the parsed options."""
-    return {
-        "gen_length": arguments.gen_length,
+    lengths = {"gen_length": arguments.gen_length} if hasattr(arguments, "gen_length") else {}
+    return lengths | {
         "block_length": arguments.block_length,
         "steps": arguments.steps,
         "temperature": arguments.temperature,

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dlmcache_cuda.decoding.trace import SequenceTrace
@@ -16,9 +17,10 @@ class DecodedSequence:
     """One decoded sequence; ``P`` prompt tokens, ``G`` positions of the generation region.
 
     Attributes:
-        prompt_ids: ``[P]`` int64, CPU.
+        prompt_ids: ``[P]`` int64, CPU. Of a canvas: what stands before its first mask.
+        given: ``[G]`` bool, CPU: positions of the region whose text was given with the canvas.
         ids: ``[G]`` int64, CPU. Masks behind the first end token are replaced by the pad token.
-        visible_ids: ids before the first end token.
+        visible_ids: ids before the first end token; end tokens before given text do not count.
         text: the visible ids as text; None when the checkpoint has no tokenizer.
         commit_step: ``[G]`` int64: at which of the sequence's own forwards, counted from 0, each
             position was committed; -1 where it never was.
@@ -42,6 +44,7 @@ class DecodedSequence:
     """
 
     prompt_ids: Tensor
+    given: Tensor
     ids: Tensor
     visible_ids: Tensor
     text: str | None
@@ -55,10 +58,21 @@ class DecodedSequence:
     stop_reason: str
     trace: SequenceTrace | None = None
 
+    @property
+    def canvas_ids(self) -> Tensor:
+        """``[P + G]``: prompt and region."""
+        return torch.cat((self.prompt_ids, self.ids))
+
+    @property
+    def num_visible(self) -> int:
+        """Decoded tokens among ``visible_ids``."""
+        return self.visible_ids.numel() - int(self.given.sum())
+
     def to_dict(self) -> dict[str, Any]:
         """The same as plain Python values, for JSON; NaN and infinities become None."""
         return {
             "prompt_ids": self.prompt_ids.tolist(),
+            "given": self.given.tolist(),
             "ids": self.ids.tolist(),
             "visible_ids": self.visible_ids.tolist(),
             "text": self.text,
@@ -90,7 +104,7 @@ class DecodeStats:
         rows_vanilla: what vanilla decoding would have computed in as many forwards.
         refreshes: forwards of a sequence that recomputed cached rows by schedule, summed over
             sequences.
-        visible_tokens: tokens before the first end token, summed over sequences.
+        visible_tokens: decoded tokens before the first end token, summed over sequences.
         seconds: wall time by phase: ``plan``, ``rows``, ``network``, ``head``, ``commit``,
             ``readback`` and ``total``. On a GPU work is queued, so what it takes shows up in
             ``readback``.

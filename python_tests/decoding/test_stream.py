@@ -140,6 +140,18 @@ def test_without_a_tokenizer_there_is_no_text():
         assert event.draft_text is None and event.spans is None
 
 
+def test_a_canvas_is_streamed_like_prompts(bundled):
+    mask = bundled.mask_token_id
+    ids = bundled.tokenizer("#1 by (a) : boat finds zinc")["input_ids"]
+    canvas = torch.tensor([*ids[:3], mask, mask, *ids[5:], mask, mask])
+    stream = dlmcache_cuda.stream(bundled, canvas=canvas)
+    text = ""
+    for event in stream:
+        assert (event.ids[event.committed] != mask).all()
+        text += event.new_text
+    assert text == stream.output.text[0] == dlmcache_cuda.decode(bundled, canvas=canvas).text[0]
+
+
 # Tokens are bytes: characters of several bytes fall apart.
 BYTES = SimpleNamespace(decode_text=lambda ids: bytes(ids.tolist()).decode("utf-8", "replace"))
 
@@ -184,6 +196,7 @@ def test_a_finished_stream_stays_finished():
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
+        ({"prompts": None}, TypeError, "stream takes one of prompts and canvas, got neither"),
         ({"prompts": []}, ValueError, "prompts is empty"),
         ({"gen_length": 0}, ValueError, "gen_length must be"),
         ({"callback": print}, TypeError, r"stream\(\) got an unknown setting 'callback'"),

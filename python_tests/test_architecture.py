@@ -30,10 +30,23 @@ ALLOWED = {
     "samplers": {"ops", "cache"},
     "assets": set(),
     "decoding": {"ops", "cache", "model", "policies", "samplers", "stack", "profiling"},
-    "cli": {"_extension", "ops", "assets", "decoding", "model", "policies", "samplers", ""},
+    "report": {"decoding"},
+    "cli": {
+        "_extension",
+        "ops",
+        "assets",
+        "decoding",
+        "model",
+        "policies",
+        "samplers",
+        "serving",
+        "report",
+        "",
+    },
+    "serving": {"decoding", "model", "policies", ""},
     "testing": {"ops", "reference", "cache", "model", "assets", ""},
     "__main__": {"cli"},
-    "": {"_extension", "decoding", "model", "policies"},
+    "": {"_extension", "decoding", "model", "policies", "report"},
 }
 
 

@@ -19,7 +19,9 @@ EXAMPLES = (
     "README.md",
     "docs/infilling.md",
     "docs/memory.md",
+    "docs/outputs.md",
     "docs/profiling.md",
+    "docs/streaming.md",
 )
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
@@ -52,8 +54,9 @@ def test_the_policy_of_add_a_policy_works(monkeypatch):
 def test_python_examples_run(path, monkeypatch, tmp_path):
     blocks = python_blocks(path)
     assert blocks
+    page = {"__name__": "example"}  # blocks go on where those above them ended
     for block in blocks:
-        exec(compile(block, str(path), "exec"), {"__name__": "example"})
+        exec(compile(block, str(path), "exec"), page)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -41,15 +41,23 @@ def test_the_policy_of_add_a_policy_works(monkeypatch):
     "path",
     [
         ROOT / name
-        for name in ("README.md", "docs/infilling.md", "docs/memory.md", "docs/profiling.md")
+        for name in (
+            "README.md",
+            "docs/infilling.md",
+            "docs/memory.md",
+            "docs/outputs.md",
+            "docs/profiling.md",
+            "docs/streaming.md",
+        )
     ],
     ids=lambda path: path.name,
 )
 def test_python_examples_run(path, monkeypatch, tmp_path):
     blocks = python_blocks(path)
     assert blocks
+    page = {"__name__": "example"}  # blocks go on where those above them ended
     for block in blocks:
-        exec(compile(block, str(path), "exec"), {"__name__": "example"})
+        exec(compile(block, str(path), "exec"), page)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

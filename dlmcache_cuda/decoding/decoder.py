@@ -328,7 +328,10 @@ class SlotDecoder:
                 masks = sum(_masks_at_most(view) for view in step.slots if view is not None)
                 predicted, committable = min(masks, entering), predicted
         if unknown and not resumes:
-            counts = None
+            counts = tuple(
+                None if slot.plan.marked and slot.plan.rows is None else slot.carried
+                for slot in slots
+            )
             entering = None if self.exact else entering
         return StepShape(
             entering=entering,

@@ -161,7 +161,8 @@ class StepProgram:
             return None
         layers, slots = len(budgets.rows), len(budgets.rows[0])
         rows = self._extra()[0].view(layers, slots)
-        reliable = self.shape.counts is not None and not budgets.forces_more
+        counts = self.shape.counts
+        reliable = counts is not None and None not in counts and not budgets.forces_more
         return LayerBudgets(self.shape.budgets, rows, budgets.rows if reliable else None)
 
     def _masked_to_end(self) -> Tensor:

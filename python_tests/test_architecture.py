@@ -21,6 +21,7 @@ ALLOWED = {
     "_extension": set(),
     "ops": {"_extension"},
     "profiling": {"_extension"},
+    "parallel": {"_extension"},
     "reference": set(),
     "cache": {"ops"},
     "model": {"_extension", "ops", "cache", "assets", "profiling"},
@@ -30,6 +31,7 @@ ALLOWED = {
     "assets": set(),
     "decoding": {"ops", "cache", "model", "policies", "samplers", "stack", "profiling"},
     "tuning": {"ops", "cache", "decoding", "model", "policies"},
+    "report": {"decoding"},
     "cli": {
         "tuning",
         "_extension",
@@ -39,11 +41,14 @@ ALLOWED = {
         "model",
         "policies",
         "samplers",
+        "serving",
+        "report",
         "",
     },
+    "serving": {"decoding", "model", "policies", ""},
     "testing": {"ops", "reference", "cache", "model", "assets", ""},
     "__main__": {"cli"},
-    "": {"_extension", "decoding", "model", "policies", "tuning"},
+    "": {"_extension", "decoding", "model", "policies", "report", "tuning"},
 }
 
 

@@ -7,9 +7,20 @@ import os
 import sys
 from collections.abc import Sequence
 
-from dlmcache_cuda.cli import calibrate, chat, decode, demo, env, presets, verify
+from dlmcache_cuda.cli import (
+    calibrate,
+    chat,
+    decode,
+    demo,
+    env,
+    fill,
+    presets,
+    serve,
+    trace,
+    verify,
+)
 
-COMMANDS = (demo, decode, chat, verify, calibrate, presets, env)
+COMMANDS = (demo, decode, fill, chat, trace, verify, calibrate, serve, presets, env)
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 

@@ -31,7 +31,7 @@ class Prompts:
 
 
 def add_prompt_options(parser: argparse.ArgumentParser, questions: int) -> None:
-    """``--prompt``, ``--file`` and the bundled questions."""
+    """``--prompt``, ``--file``, the bundled questions, and the length to decode."""
     group = parser.add_argument_group("prompts", "Without any: questions of the bundled model.")
     group.add_argument("--prompt", action="append", help="a prompt; may be repeated")
     group.add_argument(
@@ -40,6 +40,7 @@ def add_prompt_options(parser: argparse.ArgumentParser, questions: int) -> None:
         help="one prompt per line; or, if its name ends in .jsonl, one JSON value per line: a "
         'text, {"prompt": text}, or a chat ([{"role", "content"}, ...] or {"messages": [...]})',
     )
+    group.add_argument("--gen-length", type=int, help="default: 96 (bundled questions), else 128")
     group.add_argument("--chat", action="store_true", help="send texts through the chat template")
     group.add_argument(
         "--questions", type=int, default=questions,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
+from dlmcache_cuda.decoding.regions import Region
 from dlmcache_cuda.decoding.seeds import fresh_seed, sequence_seed
 from dlmcache_cuda.model import Llada
 from dlmcache_cuda.policies import CachePolicy
@@ -41,10 +42,19 @@ class DecodeSettings:
     cuda_graphs: bool = False
     drafts: bool = False
     """Whether the callback is told what is predicted at positions that stay masked."""
+    canvas_steps: int | None = None
+    """Steps over all blocks of a canvas that hold masks; None: what the sampler's rule says."""
 
     @property
     def num_blocks(self) -> int:
         return self.gen_length // self.block_length
+
+    def rule_of(self, region: Region) -> CommitRule:
+        """The commit rule of a sequence."""
+        if self.canvas_steps is None:
+            return self.sampler.rule
+        blocks = region.num_blocks(self.block_length)
+        return self.sampler.rule.over_steps(self.canvas_steps // blocks)
 
 
 def _integer(name: str, value: Any, minimum: int) -> int:
@@ -103,18 +113,30 @@ def check_settings(
     cuda_graphs: bool | None,
     logits_eos_inf: bool,
     confidence_eos_eot_inf: bool,
+    suppress_token_ids: Sequence[int] | None = None,
+    regions: Sequence[Region] | None = None,
 ) -> DecodeSettings:
-    """The settings of :func:`dlmcache_cuda.decode`, or an error that names the argument."""
-    if not isinstance(model, Llada):
-        raise TypeError(
-            f"model must be what dlmcache_cuda.load() returns, got {type(model).__name__}"
-        )
+    """The settings of :func:`dlmcache_cuda.decode`, or an error that names the argument.
+
+    Args:
+        regions: the generation regions where canvases were given. ``gen_length`` is then that of
+            the longest, and blocks need not divide any.
+    """
+    check_model(model)
     gen_length = _integer("gen_length", gen_length, 1)
+    if regions is not None:
+        gen_length = max(len(region.ids) for region in regions)
     block_length, threshold = _calibrated(
-        policy, gen_length, block_length, threshold, (steps, factor, alg, remasking)
+        policy,
+        None if regions is not None else gen_length,
+        block_length,
+        threshold,
+        (steps, factor, alg, remasking),
     )
     block_length = gen_length if block_length is None else _integer("block_length", block_length, 1)
-    if gen_length % block_length:
+    if regions is not None:
+        block_length = min(block_length, gen_length)
+    elif gen_length % block_length:
         raise ValueError(f"block_length must divide gen_length ({gen_length}), got {block_length}")
     _check_policy(model, policy, remasking)
     llada_only = {"remasking": remasking, "threshold": threshold, "factor": factor}
@@ -136,9 +158,9 @@ def check_settings(
         raise TypeError(f"callback must be callable or None, got {type(callback).__name__}")
     temperature = _number("temperature", temperature, ">= 0", lambda value: value >= 0)
     end_ids = model.end_token_ids
-    suppress: tuple[int, ...] = ()
+    suppress = _suppressed(model, suppress_token_ids)
     if _flag("logits_eos_inf", logits_eos_inf):
-        suppress = tuple(end_ids[:1])
+        suppress = tuple(dict.fromkeys((*suppress, *end_ids[:1])))
     without_confidence: tuple[int, ...] = ()
     if _flag("confidence_eos_eot_inf", confidence_eos_eot_inf):
         # The reference puts -inf into the noised logits for the first id and into the plain ones
@@ -154,6 +176,8 @@ def check_settings(
             remasking,
             alg,
             min_commit,
+            block_length,
+            regions,
         ),
         remasking=remasking,
         temperature=temperature,
@@ -170,12 +194,13 @@ def check_settings(
         callback,
         _flag("trace", trace),
         _cuda_graphs(model, cuda_graphs),
+        canvas_steps=None if regions is None else steps,
     )
 
 
 def _calibrated(
     policy: CachePolicy,
-    gen_length: int,
+    gen_length: int | None,
     block_length: int | None,
     threshold: float | None,
     others: Sequence[Any],
@@ -183,13 +208,14 @@ def _calibrated(
     """Block length and threshold that a calibrated cache was found with, where none are given.
 
     Args:
+        gen_length: what blocks must divide; None: they need not.
         others: the other arguments that say what is committed: with one of them no threshold is
             filled in.
     """
     found = policy.decoding
     if block_length is None:
         block_length = found.get("block_length")
-        if block_length is not None and gen_length % block_length:
+        if block_length and gen_length and gen_length % block_length:
             raise ValueError(
                 f"the cache was calibrated with block_length={block_length}, which does not divide "
                 f"gen_length ({gen_length}): change gen_length or give a block_length"
@@ -197,6 +223,39 @@ def _calibrated(
     if threshold is None and all(value is None for value in others):
         threshold = found.get("threshold")
     return block_length, threshold
+
+
+def _suppressed(model: Llada, ids: Sequence[int] | None) -> tuple[int, ...]:
+    if ids is None:
+        return model.suppress_token_ids
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, Sequence):
+        raise TypeError(f"suppress_token_ids must be a list of token ids or None, got {ids!r}")
+    vocab = model.config.embedding_size
+    for token in ids:
+        if not isinstance(token, Integral) or isinstance(token, bool):
+            raise TypeError(f"suppress_token_ids must hold integers, got {token!r}")
+        if not 0 <= token < vocab:
+            raise ValueError(
+                f"suppress_token_ids holds {token}; ids of this model are 0 to {vocab - 1}"
+            )
+    return tuple(dict.fromkeys(int(token) for token in ids))
+
+
+def check_one_of(caller: str = "decode", /, **given: Any) -> None:
+    """Refuses calls that give none or several of these arguments."""
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) != 1:
+        *others, last = given
+        got = " and ".join(named) or ("neither" if len(given) == 2 else "none")
+        raise TypeError(f"{caller} takes one of {', '.join(others)} and {last}, got {got}")
+
+
+def check_model(model: Any) -> None:
+    """Refuses anything but a loaded model."""
+    if not isinstance(model, Llada):
+        raise TypeError(
+            f"model must be what dlmcache_cuda.load() returns, got {type(model).__name__}"
+        )
 
 
 def _check_policy(model: Llada, policy: CachePolicy, remasking: str | None) -> None:
@@ -230,6 +289,27 @@ def _check_alg_of_policy(policy: CachePolicy, alg: str | None, alg_temp: float |
         )
 
 
+def _steps_per_block(num_blocks: int, steps: int) -> int:
+    if steps % num_blocks:
+        raise ValueError(
+            f"steps must be a multiple of the number of blocks ({num_blocks} = gen_length / "
+            f"block_length), got {steps}"
+        )
+    return steps // num_blocks
+
+
+def _check_canvas_steps(steps: int | None, block_length: int, regions: Sequence[Region]) -> None:
+    if steps is None:
+        return
+    for index, region in enumerate(regions):
+        blocks = region.num_blocks(block_length)
+        if steps % blocks:
+            raise ValueError(
+                f"steps must be a multiple of the number of blocks that hold masks ({blocks} in "
+                f"canvas[{index}]), got {steps}"
+            )
+
+
 def _commit_rule(
     num_blocks: int,
     gen_length: int,
@@ -239,6 +319,8 @@ def _commit_rule(
     remasking: str,
     alg: str | None,
     min_commit: int,
+    block_length: int,
+    regions: Sequence[Region] | None,
 ) -> CommitRule:
     if threshold is not None and factor is not None:
         raise ValueError(
@@ -257,17 +339,16 @@ def _commit_rule(
         return Threshold(_number("threshold", threshold, "in (0, 1]", lambda value: 0 < value <= 1))
     if factor is not None:
         return Factor(_number("factor", factor, "> 0", lambda value: value > 0))
-    steps = gen_length if steps is None else steps
-    if steps % num_blocks:
-        raise ValueError(
-            f"steps must be a multiple of the number of blocks ({num_blocks} = gen_length / "
-            f"block_length), got {steps}"
-        )
+    if regions is not None:
+        _check_canvas_steps(steps, block_length, regions)
+        steps_per_block = None  # each canvas has its own, see DecodeSettings.rule_of
+    else:
+        steps_per_block = _steps_per_block(num_blocks, gen_length if steps is None else steps)
     if alg is None:
-        return FixedK(steps // num_blocks)
+        return FixedK(steps_per_block)
     if alg == "origin":
-        return Origin(steps // num_blocks)
-    return DreamSchedule(steps // num_blocks, min_commit)
+        return Origin(steps_per_block)
+    return DreamSchedule(steps_per_block, min_commit)
 
 
 def _dream_settings(alg: str | None, llada_only: dict[str, Any], **options: Any) -> dict[str, Any]:

@@ -89,20 +89,28 @@ def _to_ids(model: Llada, prompt: Any, name: str) -> Tensor:
             list(prompt), add_generation_prompt=True, tokenize=True, return_dict=False
         )
         return torch.tensor(ids, dtype=torch.int64)
-    if isinstance(prompt, Tensor):
-        if prompt.dim() != 1:
-            raise ValueError(f"{name} must be a 1-D tensor of ids, got shape {list(prompt.shape)}")
-        if prompt.is_floating_point() or prompt.is_complex() or prompt.dtype == torch.bool:
-            raise TypeError(f"{name} must hold integer token ids, got {prompt.dtype}")
-        return prompt.detach().to("cpu", torch.int64)
-    if isinstance(prompt, Sequence) and all(
-        isinstance(item, int) and not isinstance(item, bool) for item in prompt
-    ):
-        return torch.tensor(list(prompt), dtype=torch.int64)
-    raise TypeError(f"{name} must be text, a chat or token ids, got {type(prompt).__name__}")
+    ids = given_ids(prompt, name)
+    if ids is None:
+        raise TypeError(f"{name} must be text, a chat or token ids, got {type(prompt).__name__}")
+    return ids
 
 
-def _check_ids(model: Llada, ids: Tensor, name: str, gen_length: int) -> None:
+def given_ids(value: Any, name: str) -> Tensor | None:
+    """``[n]`` int64 on the CPU from a 1-D tensor or a list of ids; None: it is neither."""
+    if isinstance(value, Tensor):
+        if value.dim() != 1:
+            raise ValueError(f"{name} must be a 1-D tensor of ids, got shape {list(value.shape)}")
+        if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+            raise TypeError(f"{name} must hold integer token ids, got {value.dtype}")
+        return value.detach().to("cpu", torch.int64)
+    listed = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    if listed and all(isinstance(item, int) and not isinstance(item, bool) for item in value):
+        return torch.tensor(list(value), dtype=torch.int64)
+    return None
+
+
+def check_vocabulary(model: Llada, ids: Tensor, name: str) -> None:
+    """Refuses no ids, and ids that the model does not have."""
     if ids.numel() == 0:
         raise ValueError(f"{name} has no tokens; at least one is needed")
     vocab = model.config.embedding_size
@@ -110,9 +118,14 @@ def _check_ids(model: Llada, ids: Tensor, name: str, gen_length: int) -> None:
     if low < 0 or high >= vocab:
         wrong = low if low < 0 else high
         raise ValueError(f"{name} holds token id {wrong}; ids of this model are 0 to {vocab - 1}")
+
+
+def _check_ids(model: Llada, ids: Tensor, name: str, gen_length: int) -> None:
+    check_vocabulary(model, ids, name)
     if bool((ids == model.mask_token_id).any()):
         raise ValueError(
-            f"{name} holds the mask token ({model.mask_token_id}); a prompt must be given text"
+            f"{name} holds the mask token ({model.mask_token_id}); a prompt must be given text, "
+            "canvas= takes masks anywhere"
         )
     limit = model.config.max_sequence_length
     if ids.numel() + gen_length > limit:

@@ -47,19 +47,26 @@ class Recorder:
             if slot is not None:
                 boundary = outcome.boundaries[place]
                 bound = None if boundary < 0 else boundary
-                slot.trace.append(self._step(place, slot, plan.slots[place], bound, passes))
+                first = passes[outcome.made_by[place]]
+                above = first if outcome.resumed is None else passes[outcome.resumed]
+                slot.trace.append(self._step(place, slot, plan.slots[place], bound, first, above))
 
     def _step(
-        self, place: int, slot: Slot, plan: SlotPlan, boundary: int | None, passes: list[_Pass]
+        self,
+        place: int,
+        slot: Slot,
+        plan: SlotPlan,
+        boundary: int | None,
+        first: _Pass,
+        above: _Pass,
     ) -> StepTrace:
         layers, base = self._layers, place * self._canvas.capacity
-        # From this layer on a second pass computed the slot anew, and its predictions hold.
-        anew = boundary if len(passes) > 1 and boundary is not None else layers
-        of_layer = [passes[1 if layer >= anew else 0] for layer in range(layers)]
+        # From this layer on another pass may have computed the slot, and its predictions hold.
+        bound = layers if boundary is None else boundary
+        of_layer = [above if layer >= bound else first for layer in range(layers)]
         last = of_layer[-1]
         # Above a boundary nothing is tested: there the first pass measured a wrong guess.
-        tested = layers if boundary is None else boundary
-        similarity = [passes[0].similarity(layer, place) for layer in range(tested)]
+        similarity = [first.similarity(layer, place) for layer in range(bound)]
         now, before = self._ids(place, slot.length), self._before[place]
         written = (now != before).nonzero().flatten()
         self._before[place] = now
@@ -68,7 +75,7 @@ class Recorder:
             rows=tuple(one.rows(layer, place) - base for layer, one in enumerate(of_layer)),
             refresh=plan.refresh,
             boundary=boundary,
-            similarity=(*similarity, *[None] * (layers - tested)),
+            similarity=(*similarity, *[None] * (layers - bound)),
             reason=_reason(slot, plan, boundary),
             entered=(plan.begin, plan.end),
             selection=tuple(one.selection(layer, place) for layer, one in enumerate(of_layer)),
@@ -173,14 +180,14 @@ def sequence_trace(
             else slot.length
             for layer in range(layers)
         )
-    occurring = [slot.prompt_ids.cpu()]
+    occurring = [slot.prompt_ids.cpu(), slot.region.ids]
     occurring += [ids for step in slot.trace for ids in (step.predicted, step.tokens)]
     return SequenceTrace(
         steps=tuple(slot.trace),
         model=model.name,
         cache=policy.name,
         settings=asdict(policy.config),
-        decoding=_decoding(settings),
+        decoding=_decoding(settings, slot),
         n_layers=layers,
         mask_token_id=model.mask_token_id,
         gamma=None if tracking is None else tracking.gamma,
@@ -190,14 +197,14 @@ def sequence_trace(
     )
 
 
-def _decoding(settings: DecodeSettings) -> dict[str, Any]:
+def _decoding(settings: DecodeSettings, slot: Slot) -> dict[str, Any]:
     sampler: Sampler = settings.sampler
     chosen = {"alg": sampler.alg} if sampler.alg is not None else {"remasking": sampler.remasking}
     return {
-        "gen_length": settings.gen_length,
+        "gen_length": slot.length - slot.prompt_length,
         "block_length": settings.block_length,
-        "rule": type(sampler.rule).__name__,
-        **asdict(sampler.rule),
+        "rule": type(slot.rule).__name__,
+        **asdict(slot.rule),
         **chosen,
         "temperature": sampler.temperature,
         "cfg_scale": sampler.cfg_scale,
@@ -205,10 +212,19 @@ def _decoding(settings: DecodeSettings) -> dict[str, Any]:
 
 
 def _pieces(model: Llada, ids: Iterable[int]) -> dict[int, str]:
-    """Tokens as text, each by itself: one that is a part of a character reads as U+FFFD."""
+    """Tokens as text; one that is a part of a character reads as U+FFFD."""
     try:
         tokenizer = model.tokenizer
     except FileNotFoundError:
         return {}
-    known = [token for token in ids if token >= 0]
-    return {token: tokenizer.decode([token], skip_special_tokens=False) for token in known}
+
+    def text(*tokens: int) -> str:
+        return tokenizer.decode(list(tokens), skip_special_tokens=False)
+
+    def piece(token: int) -> str:
+        # Many tokenizers drop or add a space at the start of a text: the second of two is whole.
+        alone = text(token)
+        both = text(token, token)
+        return both[len(alone) :] if both.startswith(alone) else alone
+
+    return {token: piece(token) for token in ids if token >= 0}

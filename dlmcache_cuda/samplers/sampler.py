@@ -65,6 +65,14 @@ class Sampler:
         by_confidence = self.alg in (None, "maskgit_plus") and not self.alg_temp
         return self.rule.ranked and self.remasking == "low_confidence" and by_confidence
 
+    @property
+    def confidence_is_log_prob(self) -> bool:
+        """Whether confidences are probabilities by the softmax of all logits as they are."""
+        filtered = self.alg is not None and (
+            self.temperature > 0 or self.top_p < 1 or self.top_k > 0
+        )
+        return not (filtered or self.suppress_ids or self.confidence_suppress_ids)
+
     def predict(
         self,
         model: Any,

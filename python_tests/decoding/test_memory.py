@@ -81,7 +81,7 @@ def test_buffers_are_exactly_as_predicted(name, cfg_scale):
     assert again.weights == model.weight_bytes
     assert again.total == predicted.total  # proxies move from one part to the other
     canvas = decoder.canvas
-    held = [canvas.network_tokens, canvas.commit_step, canvas.log_confidence, canvas.is_prompt]
+    held = [canvas.network_tokens, canvas.commit_step, canvas.log_confidence, canvas.given]
     if canvas.final_mask_id is not None:
         held.append(canvas.tokens)
     assert predicted.canvas == sum(tensor.nbytes for tensor in held)

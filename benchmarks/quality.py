@@ -23,7 +23,7 @@ from rich.progress import Progress
 
 import dlmcache_cuda
 from benchmarks.decode import BLOCK_LENGTH, THRESHOLD
-from benchmarks.machine import describe
+from dlmcache_cuda.benchmark.machine import describe
 from dlmcache_cuda import available_policies
 from dlmcache_cuda.assets.questions import SPLITS, check_answer, check_final, make_questions
 

@@ -13,8 +13,8 @@ import torch
 from rich.progress import Progress
 
 from benchmarks import decode
-from benchmarks.case import time_interleaved
-from benchmarks.machine import describe
+from dlmcache_cuda.benchmark.timing import time_interleaved
+from dlmcache_cuda.benchmark.machine import describe
 from benchmarks.ops import all_cases
 
 

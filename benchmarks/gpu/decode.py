@@ -9,7 +9,7 @@ from unittest import mock
 import torch
 
 import dlmcache_cuda
-from benchmarks.case import summarize
+from dlmcache_cuda.benchmark.timing import summarize
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.graphs import modes
 from benchmarks.gpu.model import block_bytes, cached_bytes, head_bytes

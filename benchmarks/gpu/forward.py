@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import dlmcache_cuda
-from benchmarks.case import Timing, summarize, time_interleaved
+from dlmcache_cuda.benchmark.timing import Timing, summarize, time_interleaved
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.graphs import modes
 from benchmarks.gpu.model import block_bytes, cached_bytes, head_bytes

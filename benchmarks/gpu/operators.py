@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.case import time_interleaved
+from dlmcache_cuda.benchmark.timing import time_interleaved
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.options import Options
 from benchmarks.ops import all_cases, families

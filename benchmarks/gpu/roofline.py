@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.case import Timing, time_interleaved
+from dlmcache_cuda.benchmark.timing import Timing, time_interleaved
 from benchmarks.gpu.options import Options
 
 

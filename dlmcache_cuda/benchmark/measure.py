@@ -118,22 +118,33 @@ def make_decoder(model: Any, row: Row, prompts: Prompts, trace: bool = False) ->
     )
 
 
-def drift_decides(model: Any, row: Row) -> bool:
+def drift_decides(row: Row) -> bool:
     """Whether drift, and not the schedule alone, says when the row's policy recomputes."""
     config = make_config(row.cache, row.settings)
     gamma = getattr(config, "gamma", None)
     return gamma is not None and gamma > -1
 
 
-def find_drifted(model: Any, row: Row, prompts: Prompts, advance: Callable[[], None]) -> set[int]:
-    """Numbers of the forwards in which drift made layers recompute; decodes once, traced."""
+def find_drifted(
+    model: Any,
+    row: Row,
+    prompts: Prompts,
+    advance: Callable[[], None] = lambda: None,
+    limit: int | None = None,
+) -> set[int]:
+    """Numbers of the forwards in which drift made layers recompute; decodes once, traced.
+
+    Nothing is decoded for a row whose schedule alone decides.
+    """
+    if not drift_decides(row):
+        return set()
     drifted: set[int] = set()
 
     def look(number: int, traces: list[Any]) -> None:
         if any(trace.boundary is not None for trace in traces):
             drifted.add(number)
 
-    _loop(make_decoder(model, row, prompts, trace=True), row, prompts, None, advance, look)
+    _loop(make_decoder(model, row, prompts, trace=True), row, prompts, limit, advance, look)
     return drifted
 
 

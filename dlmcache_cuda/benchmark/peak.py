@@ -87,7 +87,9 @@ def _warm_up(row: Row) -> None:
         row.workload, model=BUNDLED, prompts="random", prompt_length=16, gen_length=32,
         sequences=1, batch_size=1,
     )  # fmt: skip
-    small = dataclasses.replace(row, workload=workload, block_length=None, commits=1, threshold=None)
+    small = dataclasses.replace(
+        row, workload=workload, block_length=None, commits=1, threshold=None
+    )
     subject = Subject(ModelSpec(BUNDLED), Path(), "cpu", None, with_stock=row.engine == STOCK)
     subject.measure(small, make_prompts(subject.model, workload), limit=3)
 

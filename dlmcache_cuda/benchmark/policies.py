@@ -46,7 +46,9 @@ def make_config(cache: str, settings: dict[str, Any]) -> PolicyConfig:
     for name in settings:
         if name not in allowed:
             known = ", ".join(allowed) or "it has none"
-            raise ValueError(f"policies: a setting of {cache!r} must be one of {known}; got {name!r}")
+            raise ValueError(
+                f"policies: a setting of {cache!r} must be one of {known}; got {name!r}"
+            )
     plain = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
     return config_type(**plain)
 

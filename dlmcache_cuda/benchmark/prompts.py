@@ -43,7 +43,9 @@ def make_prompts(model: Any, workload: Workload) -> Prompts:
         return Prompts(tokenize_prompts(model, chats, workload.gen_length), asked)
     if kind == RANDOM:
         return Prompts(tokenize_prompts(model, _random(model, workload), workload.gen_length))
-    texts = [line for line in Path(workload.prompts).read_text("utf-8").splitlines() if line.strip()]
+    texts = [
+        line for line in Path(workload.prompts).read_text("utf-8").splitlines() if line.strip()
+    ]
     if not texts:
         raise ValueError(f"prompts: {workload.prompts} has no line with text")
     chosen = [texts[number % len(texts)] for number in range(workload.sequences)]

@@ -182,9 +182,7 @@ class Runner:
         subject, prompts = self.subject(row), self.prompts(row)
         try:
             drifted = self._warm_up(row, advance)
-            found = subject.measure(
-                row, prompts, drifted=drifted, limit=row.limit, advance=advance
-            )
+            found = subject.measure(row, prompts, drifted=drifted, limit=row.limit, advance=advance)
         except (MemoryError, RuntimeError, FloatingPointError) as error:
             return {"failed": f"{type(error).__name__}: {error}"}
         return found.record(prompts)
@@ -192,7 +190,7 @@ class Runner:
     def _warm_up(self, row: Row, advance: Callable[[], None]) -> set[int]:
         """A few forwards before the first repetition, or all where drift is to be found out."""
         subject, prompts = self.subject(row), self.prompts(row)
-        by_drift = row.engine != STOCK and drift_decides(subject.model, row)
+        by_drift = row.engine != STOCK and drift_decides(row)
         if row.key not in self._warm:
             subject.measure(row, prompts, limit=WARM_UP_FORWARDS, advance=advance)
             self._warm.add(row.key)

@@ -30,7 +30,9 @@ def load_stock(model: Any, folder: Path) -> Any:
     """
     config = model.config
     if config.model_type != "llada":
-        raise ValueError(f"the stock baseline needs a LLaDA, got a model of type {config.model_type!r}")
+        raise ValueError(
+            f"the stock baseline needs a LLaDA, got a model of type {config.model_type!r}"
+        )
     from dlmcache_cuda.testing.stock_llama import stock_model
 
     files = CheckpointFiles(folder)

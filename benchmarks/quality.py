@@ -23,9 +23,9 @@ from rich.progress import Progress
 
 import dlmcache_cuda
 from benchmarks.decode import BLOCK_LENGTH, THRESHOLD
-from dlmcache_cuda.benchmark.machine import describe
 from dlmcache_cuda import available_policies
 from dlmcache_cuda.assets.questions import SPLITS, check_answer, check_final, make_questions
+from dlmcache_cuda.benchmark.machine import describe
 
 SEED, TUNE_SEED = 77, 78
 MAX_LOSS = 0.01  # of exact answers, for the settings of least work

@@ -13,9 +13,9 @@ import torch
 from rich.progress import Progress
 
 from benchmarks import decode
-from dlmcache_cuda.benchmark.timing import time_interleaved
-from dlmcache_cuda.benchmark.machine import describe
 from benchmarks.ops import all_cases
+from dlmcache_cuda.benchmark.machine import describe
+from dlmcache_cuda.benchmark.timing import time_interleaved
 
 
 def measure_operators(device: str, wanted: str, budget: float) -> list[dict]:

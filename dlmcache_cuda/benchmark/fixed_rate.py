@@ -16,9 +16,9 @@ ONE_TOKEN_REFRESH_STEPS = 18
 DRIFT_POLICIES = ("elastic", "composed")
 STATED = (
     "Random weights: tokens per step are fixed, and `elastic` and `composed` refresh at a fixed "
-    f"rate whatever drifts, every {ONE_TOKEN_REFRESH_STEPS} steps with one token per step and every "
-    f"{REFRESH_STEPS} steps with several. That is the share of layers that Elastic-Cache reports as "
-    f"recomputed with gamma 0.9: {100 * PUBLISHED_RATE_ONE:g} % at threshold 1 and "
+    f"rate whatever drifts, every {ONE_TOKEN_REFRESH_STEPS} steps with one token per step and "
+    f"every {REFRESH_STEPS} steps with several. That is the share of layers that Elastic-Cache "
+    f"reports as recomputed with gamma 0.9: {100 * PUBLISHED_RATE_ONE:g} % at threshold 1 and "
     f"{100 * PUBLISHED_RATE_THRESHOLD:g} % at threshold 0.9. Drift is measured all the same."
 )
 

@@ -1,4 +1,4 @@
-"""Peak memory of a row, measured in a process of its own: ``python -m dlmcache_cuda.benchmark.peak``.
+"""Peak memory of a row, measured in a process of its own, which this module is.
 
 A process that has decoded before holds memory that it may use again, so that nothing could be seen
 there. The child loads the model, then counts by how much its resident memory grows at most.

@@ -17,8 +17,8 @@ from dlmcache_cuda.policies.presets import Preset, presets
 BLOCK_LENGTH = 32
 BUNDLED_MODEL = "tiny_llada"
 FORMS = (
-    "a name, POLICY@MODEL or POLICY@MODEL/TASK (published settings), a JSON object with 'cache' and "
-    "its settings, or a .json file with a list of such objects"
+    "a name, POLICY@MODEL or POLICY@MODEL/TASK (published settings), a JSON object with 'cache' "
+    "and its settings, or a .json file with a list of such objects"
 )
 
 

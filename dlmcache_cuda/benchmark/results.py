@@ -10,6 +10,7 @@ from typing import Any
 from dlmcache_cuda.benchmark.row import STOCK, Row
 from dlmcache_cuda.benchmark.runner import MEMORY, TIME
 from dlmcache_cuda.benchmark.store import Store
+from dlmcache_cuda.policies import available_policies
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,8 @@ class Result:
         peak_bytes, predicted_bytes: of memory.
         right: answers, of ``row.workload.sequences``.
         digests: of the tokens of every sequence.
-        same_tokens: as vanilla with the same commits and blocks; None where that was not measured.
+        same_tokens: as vanilla with the same commits and blocks; None where that is not known, or
+            where the policy has an order of its own.
         phases: seconds by phase.
     """
 
@@ -174,11 +176,12 @@ def _result(
     last = records[-1]
     same = _baseline(row, rows, found, lambda v: _commits(v) == _commits(row))
     one = _baseline(row, rows, found, lambda v: v.commits == 1) or same
+    ordered = available_policies()[row.cache].remasking is not None  # commits in an own order
     twin = next(
         (
             v
             for v in rows
-            if v.is_vanilla and v.workload == row.workload and found[v.key]
+            if v.is_vanilla and v.workload == row.workload and found[v.key] and not ordered
             and (_commits(v), v.block) == (_commits(row), row.block)
         ),
         None,

@@ -142,10 +142,7 @@ class Runner:
         """Measures what is left. A row that fails is recorded as failed, once per run."""
         for kind, row, number in self._pending():
             with self.reporter.row(f"{row}, {_what(kind, number)}") as advance:
-                if kind == MEMORY:
-                    content = self._memory(row)
-                else:
-                    content = self._time(row, advance)
+                content = self._memory(row) if kind == MEMORY else self._time(row, advance)
             self.store.add(kind, row.key, number, content)
             self.reporter.done()
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -180,13 +181,7 @@ class Session:
             "schema": SCHEMA,
             "machine": machine,
             "title": plan.title,
-            "targets": [
-                {
-                    name: getattr(target, name)
-                    for name in ("what", "wanted", "measured", "met", "note")
-                }
-                for target in targets
-            ],
+            "targets": [asdict(target) for target in targets],
             "results": [result.to_dict() for result in results],
             "figures": [path.name for path in figures],
         }
@@ -197,8 +192,6 @@ class Session:
 
 def print_note(text: str) -> None:
     """Beside the results, which go to standard output."""
-    import sys
-
     print(f"bench: {text}", file=sys.stderr)
 
 

@@ -31,7 +31,8 @@ def load_stock(model: Any, folder: Path) -> Any:
     config = model.config
     if config.model_type != "llada":
         raise ValueError(
-            f"the stock baseline needs a LLaDA, got a model of type {config.model_type!r}"
+            f"the stock baseline needs a LLaDA, got a model of type {config.model_type!r}; "
+            "leave it out with --no-stock"
         )
     from dlmcache_cuda.testing.stock_llama import stock_model
 

@@ -106,8 +106,8 @@ def _least_work() -> list[PolicySetting]:
 PUBLISHED = {
     "dual": ("blocks of 32 (Fast-dLLM)", {}),
     "elastic": (
-        "window 16; 5.6 % of the layers recomputed, Elastic-Cache's own rate at one token per step: "
-        "all of them every 18 steps",
+        "window 16; 5.6 % of the layers recomputed, Elastic-Cache's own rate at one token per "
+        "step: all of them every 18 steps",
         fixed_rate("elastic"),
     ),
     "spa": ("canvas every 50 steps, generated region every 7, at most 25 % of the rows "

@@ -13,16 +13,16 @@ from dlmcache_cuda.benchmark.row import STOCK
 from dlmcache_cuda.decoding.memory import readable
 
 COLUMNS = (
-    "method", "blocks", "commits", "visible tokens/s", "speed-up", "at same commits", "tokens/forward",
-    "forwards", "ms/forward", "CPU ms/forward", "rows", "in refreshes", "peak (predicted)", "right",
-    "same tokens",
+    "method", "blocks", "commits", "visible tokens/s", "speed-up", "at same commits",
+    "tokens/forward", "forwards", "ms/forward", "CPU ms/forward", "rows", "in refreshes",
+    "peak (predicted)", "right", "same tokens",
 )  # fmt: skip
 LEGEND = (
     "Medians of interleaved repetitions (smallest-largest). speed-up: of visible tokens per second "
     "over vanilla with one token per step; at same commits: over vanilla that commits by the same "
-    "rule. rows: layer rows computed, against vanilla with the same commits. in refreshes: share of "
-    "the time of all forwards that went into forwards which recompute cached rows. right: answers "
-    "equal to the worked one. same tokens: as vanilla with the same commits and blocks."
+    "rule. rows: layer rows computed, against vanilla with the same commits. in refreshes: share "
+    "of the time of all forwards that went into forwards which recompute cached rows. right: "
+    "answers equal to the worked one. same tokens: as vanilla with the same commits and blocks."
 )
 
 
@@ -76,7 +76,7 @@ def _cells(result: Result) -> list[str]:
         *start,
         spread(result.tokens_per_second),
         spread(result.speed_up, "x"),
-        spread(result.same_commits, "x"),
+        "" if row.commits == 1 else spread(result.same_commits, "x"),
         number(result.tokens_per_forward),
         f"{result.forwards}",
         spread(result.forward_seconds, scale=1e3),

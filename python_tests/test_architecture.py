@@ -21,6 +21,7 @@ ALLOWED = {
     "_extension": set(),
     "ops": {"_extension"},
     "profiling": {"_extension"},
+    "parallel": {"_extension"},
     "reference": set(),
     "cache": {"ops"},
     "model": {"_extension", "ops", "cache", "assets", "profiling"},

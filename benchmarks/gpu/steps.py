@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
 
-from dlmcache_cuda import Decoder
+from dlmcache_cuda.decoding.decoder import SlotDecoder
 
 
 class _Enough(Exception):
@@ -18,9 +18,9 @@ class _Enough(Exception):
 def timed_steps(limit: int | None = None) -> Iterator[list[float]]:
     """Collects the seconds of every step inside; ends what runs inside after ``limit`` steps."""
     seconds: list[float] = []
-    plain = Decoder.step
+    plain = SlotDecoder.step
 
-    def step(decoder: Decoder):
+    def step(decoder: SlotDecoder):
         begin = time.perf_counter()
         finished = plain(decoder)
         seconds.append(time.perf_counter() - begin)
@@ -28,7 +28,7 @@ def timed_steps(limit: int | None = None) -> Iterator[list[float]]:
             raise _Enough
         return finished
 
-    with mock.patch.object(Decoder, "step", step):
+    with mock.patch.object(SlotDecoder, "step", step):
         try:
             yield seconds
         except _Enough:

@@ -14,13 +14,13 @@ from torch import Tensor
 from dlmcache_cuda.benchmark.policies import make_config
 from dlmcache_cuda.benchmark.prompts import Prompts
 from dlmcache_cuda.benchmark.row import Row
-from dlmcache_cuda.decoding import Decoder
 from dlmcache_cuda.decoding.arguments import (
     DecodeSettings,
     check_batch_size,
     check_seeds,
     check_settings,
 )
+from dlmcache_cuda.decoding.decoder import SlotDecoder
 from dlmcache_cuda.decoding.defaults import decode_defaults
 from dlmcache_cuda.decoding.memory import slot_capacity
 from dlmcache_cuda.policies import CachePolicy, make_policy
@@ -105,11 +105,11 @@ def check_row(model: Any, row: Row, trace: bool = False) -> tuple[CachePolicy, D
     return policy, check_settings(model, policy, **decode_defaults() | given | {"trace": trace})
 
 
-def make_decoder(model: Any, row: Row, prompts: Prompts, trace: bool = False) -> Decoder:
+def make_decoder(model: Any, row: Row, prompts: Prompts, trace: bool = False) -> SlotDecoder:
     """What ``dlmcache_cuda.decode`` would make for the row."""
     policy, settings = check_row(model, row, trace)
     longest = max(ids.numel() for ids in prompts.ids)
-    return Decoder(
+    return SlotDecoder(
         model,
         policy,
         settings,
@@ -180,7 +180,7 @@ def measure(
 
 
 def _loop(
-    decoder: Decoder,
+    decoder: SlotDecoder,
     row: Row,
     prompts: Prompts,
     limit: int | None,
@@ -218,7 +218,7 @@ def _loop(
         found.sequence_forwards += sequence.forwards
         found.rows_computed += sequence.rows_computed
         found.rows_vanilla += sequence.rows_vanilla
-        found.visible_tokens += sequence.visible_ids.numel()
+        found.visible_tokens += sequence.num_visible
     if len(finished) == len(prompts.ids):
         ordered = [finished[number] for number in range(len(prompts.ids))]
         found.texts = [sequence.text for sequence in ordered]

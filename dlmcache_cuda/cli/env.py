@@ -23,6 +23,7 @@ def collect() -> dict[str, Any]:
     import dlmcache_cuda
     from dlmcache_cuda import ops
     from dlmcache_cuda.assets import tiny_llada_path
+    from dlmcache_cuda.model.native import native_dtypes
 
     info = dlmcache_cuda.build_info()
     weights = tiny_llada_path() / "model.safetensors"
@@ -36,6 +37,7 @@ def collect() -> dict[str, Any]:
         "safetensors": _version("safetensors"),
         "cpu operators": f"{info['cpu_arch']} in use; compiled: {', '.join(info['cpu_archs'])}",
         "cpu threads": torch.get_num_threads(),
+        "cpu computes": ", ".join(_short(dtype) for dtype in native_dtypes(torch.device("cpu"))),
         "cpu operators run": bool(torch.isfinite(norm).all()),
         "cuda operators": _cuda_operators(info),
         "cuda devices": _cuda_devices(torch),
@@ -46,6 +48,10 @@ def collect() -> dict[str, Any]:
         else "missing",
         "caches": ", ".join(dlmcache_cuda.available_policies()),
     }
+
+
+def _short(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _version(package: str) -> str:

@@ -7,20 +7,28 @@ from typing import Any
 
 from torch import Tensor
 
-from dlmcache_cuda.decoding.arguments import check_batch_size, check_seeds, check_settings
-from dlmcache_cuda.decoding.decoder import Decoder
+from dlmcache_cuda.decoding.arguments import (
+    check_batch_size,
+    check_model,
+    check_one_of,
+    check_seeds,
+    check_settings,
+)
+from dlmcache_cuda.decoding.canvases import split_canvases, split_prompts
+from dlmcache_cuda.decoding.decoder import SlotDecoder
 from dlmcache_cuda.decoding.events import StepEvent
 from dlmcache_cuda.decoding.memory import check_memory, predict, slot_capacity
 from dlmcache_cuda.decoding.output import DecodedSequence, DecodeOutput, DecodeStats
-from dlmcache_cuda.decoding.prompts import tokenize_prompts
+from dlmcache_cuda.decoding.streamers import StreamerFeed
 from dlmcache_cuda.model import Llada
 from dlmcache_cuda.policies import PolicyConfig, make_policy
 
 
 def decode(
     model: Llada,
-    prompts: str | Sequence[Any] | Tensor,
+    prompts: str | Sequence[Any] | Tensor | None = None,
     *,
+    canvas: Tensor | Sequence[Any] | None = None,
     gen_length: int = 128,
     block_length: int | None = None,
     steps: int | None = None,
@@ -38,6 +46,7 @@ def decode(
     stop_at_eos: bool = True,
     seed: int | Sequence[int] | None = None,
     callback: Callable[[StepEvent], None] | None = None,
+    streamer: Any = None,
     trace: bool = False,
     cuda_graphs: bool | None = None,
     logits_eos_inf: bool = False,
@@ -54,14 +63,23 @@ def decode(
         prompts: a string, a chat (list of ``{"role", "content"}`` messages), a tensor ``[P]`` or
             ``[B, P]`` of token ids, or a list of strings, chats or 1-D id tensors of any lengths.
             Strings are encoded as they are, chats through the checkpoint's chat template.
-        gen_length: positions to decode.
-        block_length: positions of a block; divides ``gen_length``. Default: one block.
+        canvas: in place of prompts, token ids with mask tokens wherever text is wanted: ``[N]`` or
+            ``[B, N]``, or a list of 1-D ones of any lengths. What stands before the first mask is
+            the prompt; from there to the end the canvas is the generation region. Given text is
+            attended to and never changed; an end token, decoded or given, ends the text only where
+            no given text follows. See ``docs/infilling.md`` and :func:`dlmcache_cuda.fill`.
+        gen_length: positions to decode. Without effect with ``canvas``.
+        block_length: positions of a block; divides ``gen_length``. Default: one block. With
+            ``canvas`` the first block begins at the first mask, the last one may be shorter, and
+            blocks without masks cost nothing.
         steps: steps over all blocks, a multiple of their number; each block's masks are spread
             evenly over its steps (with ``alg`` by Dream's schedule). Default: ``gen_length``, one
-            token per step. Without effect when ``threshold`` or ``factor`` is given.
+            token per step. Without effect when ``threshold`` or ``factor`` is given. With
+            ``canvas`` over the blocks that hold masks; default: one step per mask.
         temperature: of Gumbel-max sampling; 0 takes the most probable token. Confidences are
             those without temperature, except with ``alg``.
-        cfg_scale: weight of classifier-free guidance by a masked prompt; 0 is off. Twice the work.
+        cfg_scale: weight of classifier-free guidance by a copy in which all given text is masked;
+            0 is off. Twice the work.
         remasking: ``low_confidence`` commits the most probable tokens first, ``random`` any, by
             numbers drawn at every step; ``random_order`` draws an order once per block. Default:
             what the cache method is defined for, else ``low_confidence``.
@@ -94,11 +112,14 @@ def decode(
         seed: of all random numbers: an integer, one integer per prompt, or None (drawn from torch's
             default generator). A sequence's numbers depend on its own seed only.
         callback: called with a :class:`StepEvent` after every step. Its exceptions end the call.
-        trace: record for every step which rows each layer computed; see :class:`StepTrace`.
+        streamer: one of transformers' (``TextDiffusionStreamer``, ``TextStreamer``,
+            ``TextIteratorStreamer``) or any object with ``put(tokens)``, ``end()`` and, for drafts,
+            ``put_draft(tokens)``; see ``docs/streaming.md``. One prompt only.
+        trace: record for every step what was computed, why, and what came of it, for
+            :func:`dlmcache_cuda.trace_page` and ``docs/trace.md``. The tokens are the same.
         cuda_graphs: capture steps that reuse the cache as CUDA graphs and replay them. The tokens
-            are the same; False is for debugging. Default: on a CUDA device. Steps that are traced,
-            that refresh, or of a policy that reads the device between steps (``d2``,
-            ``dkv-greedy``) are not captured.
+            are the same; False is for debugging. Default: on a CUDA device. Not captured are steps
+            that are traced or refresh, and those of ``elastic`` and ``composed`` with guidance.
         logits_eos_inf: never predict the end-of-text token.
         confidence_eos_eot_inf: give end tokens confidence 0, so that they are committed last.
         batch_size: sequences in flight; others wait and take the slots of those that ended.
@@ -116,6 +137,9 @@ def decode(
     Source: LLaDA (arXiv 2502.09992) reference decoding; Fast-dLLM (arXiv 2505.22618); Dream
     (arXiv 2508.15487) reference decoding.
     """
+    check_model(model)
+    check_one_of(prompts=prompts, canvas=canvas)
+    split = None if canvas is None else split_canvases(model, canvas)
     policy = make_policy(cache)
     settings = check_settings(
         model,
@@ -139,36 +163,51 @@ def decode(
         cuda_graphs=cuda_graphs,
         logits_eos_inf=logits_eos_inf,
         confidence_eos_eot_inf=confidence_eos_eot_inf,
+        regions=None if split is None else [region for _, region in split],
     )
-    prompt_ids = tokenize_prompts(model, prompts, settings.gen_length)
-    seeds = check_seeds(seed, len(prompt_ids))
-    num_slots = check_batch_size(batch_size, len(prompt_ids))
-    lengths = [ids.numel() for ids in prompt_ids]
-    check_memory(model, predict(model, policy, settings, lengths, num_slots))
-    decoder = Decoder(
+    feed = None if streamer is None else StreamerFeed(streamer, model)
+    if split is None:
+        split = split_prompts(model, prompts, settings.gen_length)
+    seeds = check_seeds(seed, len(split))
+    num_slots = check_batch_size(batch_size, len(split))
+    if feed is not None:
+        settings = feed.attach(settings, len(split))
+    lengths = [region.end for _, region in split]
+    check_memory(model, predict(model, policy, settings, num_slots, lengths=lengths))
+    decoder = SlotDecoder(
         model,
         policy,
         settings,
         num_slots=num_slots,
-        capacity=slot_capacity(max(lengths) + settings.gen_length),
+        capacity=slot_capacity(max(lengths)),
     )
+    if feed is not None:
+        feed.put_prompt(split[0][0])
     finished: dict[int, DecodedSequence] = {}
-    waiting = iter(range(len(prompt_ids)))
-    while len(finished) < len(prompt_ids):
+    waiting = iter(range(len(split)))
+    while len(finished) < len(split):
         while decoder.has_free_slot and (sequence := next(waiting, None)) is not None:
-            decoder.add(sequence, prompt_ids[sequence], seeds[sequence])
+            prompt_ids, region = split[sequence]
+            decoder.add(sequence, prompt_ids, seeds[sequence], region=region)
         finished.update(decoder.step())
-    return _output([finished[index] for index in range(len(prompt_ids))], decoder)
+    sequences = [finished[index] for index in range(len(split))]
+    if feed is not None:
+        feed.finish(sequences[0])
+    return DecodeOutput(
+        sequences, decode_stats(sequences, decoder.forwards, decoder.timer.result())
+    )
 
 
-def _output(sequences: list[DecodedSequence], decoder: Decoder) -> DecodeOutput:
-    stats = DecodeStats(
-        forwards=decoder.forwards,
+def decode_stats(
+    sequences: Sequence[DecodedSequence], forwards: int, seconds: dict[str, float]
+) -> DecodeStats:
+    """Sums over the sequences of a call, which took ``forwards`` calls of the network."""
+    return DecodeStats(
+        forwards=forwards,
         sequence_forwards=sum(sequence.forwards for sequence in sequences),
         rows_computed=sum(sequence.rows_computed for sequence in sequences),
         rows_vanilla=sum(sequence.rows_vanilla for sequence in sequences),
         refreshes=sum(sequence.refreshes for sequence in sequences),
-        visible_tokens=sum(sequence.visible_ids.numel() for sequence in sequences),
-        seconds=decoder.timer.result(),
+        visible_tokens=sum(sequence.num_visible for sequence in sequences),
+        seconds=seconds,
     )
-    return DecodeOutput(sequences, stats)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
+from dlmcache_cuda.decoding.regions import Region
 from dlmcache_cuda.decoding.seeds import fresh_seed, sequence_seed
 from dlmcache_cuda.model import Llada
 from dlmcache_cuda.policies import CachePolicy
@@ -39,10 +40,21 @@ class DecodeSettings:
     callback: Callable[[Any], None] | None = None
     trace: bool = False
     cuda_graphs: bool = False
+    drafts: bool = False
+    """Whether the callback is told what is predicted at positions that stay masked."""
+    canvas_steps: int | None = None
+    """Steps over all blocks of a canvas that hold masks; None: what the sampler's rule says."""
 
     @property
     def num_blocks(self) -> int:
         return self.gen_length // self.block_length
+
+    def rule_of(self, region: Region) -> CommitRule:
+        """The commit rule of a sequence."""
+        if self.canvas_steps is None:
+            return self.sampler.rule
+        blocks = region.num_blocks(self.block_length)
+        return self.sampler.rule.over_steps(self.canvas_steps // blocks)
 
 
 def _integer(name: str, value: Any, minimum: int) -> int:
@@ -101,15 +113,22 @@ def check_settings(
     cuda_graphs: bool | None,
     logits_eos_inf: bool,
     confidence_eos_eot_inf: bool,
+    regions: Sequence[Region] | None = None,
 ) -> DecodeSettings:
-    """The settings of :func:`dlmcache_cuda.decode`, or an error that names the argument."""
-    if not isinstance(model, Llada):
-        raise TypeError(
-            f"model must be what dlmcache_cuda.load() returns, got {type(model).__name__}"
-        )
+    """The settings of :func:`dlmcache_cuda.decode`, or an error that names the argument.
+
+    Args:
+        regions: the generation regions where canvases were given. ``gen_length`` is then that of
+            the longest, and blocks need not divide any.
+    """
+    check_model(model)
     gen_length = _integer("gen_length", gen_length, 1)
+    if regions is not None:
+        gen_length = max(len(region.ids) for region in regions)
     block_length = gen_length if block_length is None else _integer("block_length", block_length, 1)
-    if gen_length % block_length:
+    if regions is not None:
+        block_length = min(block_length, gen_length)
+    elif gen_length % block_length:
         raise ValueError(f"block_length must divide gen_length ({gen_length}), got {block_length}")
     _check_policy(model, policy, remasking)
     llada_only = {"remasking": remasking, "threshold": threshold, "factor": factor}
@@ -149,6 +168,8 @@ def check_settings(
             remasking,
             alg,
             min_commit,
+            block_length,
+            regions,
         ),
         remasking=remasking,
         temperature=temperature,
@@ -165,7 +186,24 @@ def check_settings(
         callback,
         _flag("trace", trace),
         _cuda_graphs(model, cuda_graphs),
+        canvas_steps=None if regions is None else steps,
     )
+
+
+def check_one_of(caller: str = "decode", /, **given: Any) -> None:
+    """Refuses calls that give none or several of these arguments."""
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) != 1:
+        got = " and ".join(named) or "neither"
+        raise TypeError(f"{caller} takes one of {' and '.join(given)}, got {got}")
+
+
+def check_model(model: Any) -> None:
+    """Refuses anything but a loaded model."""
+    if not isinstance(model, Llada):
+        raise TypeError(
+            f"model must be what dlmcache_cuda.load() returns, got {type(model).__name__}"
+        )
 
 
 def _check_policy(model: Llada, policy: CachePolicy, remasking: str | None) -> None:
@@ -199,6 +237,27 @@ def _check_alg_of_policy(policy: CachePolicy, alg: str | None, alg_temp: float |
         )
 
 
+def _steps_per_block(num_blocks: int, steps: int) -> int:
+    if steps % num_blocks:
+        raise ValueError(
+            f"steps must be a multiple of the number of blocks ({num_blocks} = gen_length / "
+            f"block_length), got {steps}"
+        )
+    return steps // num_blocks
+
+
+def _check_canvas_steps(steps: int | None, block_length: int, regions: Sequence[Region]) -> None:
+    if steps is None:
+        return
+    for index, region in enumerate(regions):
+        blocks = region.num_blocks(block_length)
+        if steps % blocks:
+            raise ValueError(
+                f"steps must be a multiple of the number of blocks that hold masks ({blocks} in "
+                f"canvas[{index}]), got {steps}"
+            )
+
+
 def _commit_rule(
     num_blocks: int,
     gen_length: int,
@@ -208,6 +267,8 @@ def _commit_rule(
     remasking: str,
     alg: str | None,
     min_commit: int,
+    block_length: int,
+    regions: Sequence[Region] | None,
 ) -> CommitRule:
     if threshold is not None and factor is not None:
         raise ValueError(
@@ -226,17 +287,16 @@ def _commit_rule(
         return Threshold(_number("threshold", threshold, "in (0, 1]", lambda value: 0 < value <= 1))
     if factor is not None:
         return Factor(_number("factor", factor, "> 0", lambda value: value > 0))
-    steps = gen_length if steps is None else steps
-    if steps % num_blocks:
-        raise ValueError(
-            f"steps must be a multiple of the number of blocks ({num_blocks} = gen_length / "
-            f"block_length), got {steps}"
-        )
+    if regions is not None:
+        _check_canvas_steps(steps, block_length, regions)
+        steps_per_block = None  # each canvas has its own, see DecodeSettings.rule_of
+    else:
+        steps_per_block = _steps_per_block(num_blocks, gen_length if steps is None else steps)
     if alg is None:
-        return FixedK(steps // num_blocks)
+        return FixedK(steps_per_block)
     if alg == "origin":
-        return Origin(steps // num_blocks)
-    return DreamSchedule(steps // num_blocks, min_commit)
+        return Origin(steps_per_block)
+    return DreamSchedule(steps_per_block, min_commit)
 
 
 def _dream_settings(alg: str | None, llada_only: dict[str, Any], **options: Any) -> dict[str, Any]:

@@ -16,11 +16,14 @@ NEVER = -1
 class Canvas:
     """Tokens of every slot, when and how surely each was committed, and the K/V cache.
 
-    With guidance every slot has a twin, ``num_slots`` places behind it, whose prompt is masked. All
-    buffers are flat: position p of slot s is entry ``s * capacity + p``.
+    With guidance every slot has a twin, ``num_slots`` places behind it, whose given text is masked.
+    All buffers are flat: position p of slot s is entry ``s * capacity + p``.
 
     With ``mask_is_final`` a mask that was predicted is a commit like any other: the canvas then
     holds ``final_mask_id`` there, outside the vocabulary, while the network reads a mask.
+
+    With ``own_log_prob`` log-probabilities at commit are kept beside the log-confidences;
+    otherwise these are the same.
     """
 
     def __init__(
@@ -30,6 +33,7 @@ class Canvas:
         capacity: int,
         guided: bool,
         mask_is_final: bool = False,
+        own_log_prob: bool = False,
     ) -> None:
         self.num_slots = num_slots
         self.capacity = capacity
@@ -48,7 +52,8 @@ class Canvas:
             self.tokens = self.tokens.clone()
         self.commit_step = torch.full((entries,), NEVER, dtype=torch.int64, device=device)
         self.log_confidence = torch.full((entries,), float("nan"), device=device)
-        self.is_prompt = torch.zeros(entries, dtype=torch.bool, device=device)
+        self.log_prob = self.log_confidence.clone() if own_log_prob else self.log_confidence
+        self.given = torch.zeros(entries, dtype=torch.bool, device=device)
         self.cache = model.new_cache(self.network_slots, capacity)
 
     def slot_range(self, slot: int, begin: int = 0, end: int | None = None) -> slice:
@@ -56,16 +61,16 @@ class Canvas:
         base = slot * self.capacity
         return slice(base + begin, base + (self.capacity if end is None else end))
 
-    def enter(self, slot: int, prompt_ids: Tensor, length: int) -> None:
-        """Writes a prompt and masks behind it up to ``length``."""
-        prompt_length = prompt_ids.numel()
-        self.tokens[self.slot_range(slot)] = self.pad_id
-        self.tokens[self.slot_range(slot, 0, prompt_length)] = prompt_ids.to(self.tokens.device)
-        self.tokens[self.slot_range(slot, prompt_length, length)] = self.mask_id
-        self.commit_step[self.slot_range(slot)] = NEVER
-        self.log_confidence[self.slot_range(slot)] = float("nan")
-        self.is_prompt[self.slot_range(slot)] = False
-        self.is_prompt[self.slot_range(slot, 0, prompt_length)] = True
+    def enter(self, slot: int, ids: Tensor) -> None:
+        """Writes a canvas ``[N]``: given text, and masks where text is wanted."""
+        whole, used = self.slot_range(slot), self.slot_range(slot, 0, ids.numel())
+        self.tokens[whole] = self.pad_id
+        self.tokens[used] = ids.to(self.tokens.device)
+        self.commit_step[whole] = NEVER
+        self.log_confidence[whole] = float("nan")
+        self.log_prob[whole] = float("nan")
+        self.given[whole] = False
+        self.given[used] = (ids != self.mask_id).to(self.given.device)
         self.mirror()
 
     def twinned(self, values: Sequence[Any]) -> list[Any]:
@@ -78,7 +83,7 @@ class Canvas:
 
     def masked(self) -> Tensor:
         """``[num_slots * capacity]`` bool: masks of the generation regions."""
-        return (self.tokens == self.mask_id) & ~self.is_prompt
+        return (self.tokens == self.mask_id) & ~self.given
 
     def ids(self, entries: slice) -> Tensor:
         """A copy of the tokens there, on the CPU; masks that are final are masks."""
@@ -90,11 +95,11 @@ class Canvas:
 
     def mirror(self) -> None:
         """Brings up to date what the network reads: also the guidance twins, which have the same
-        tokens and a masked prompt."""
+        tokens where they were decoded, and masks where text was given, as in LLaDA's code."""
         if self.final_mask_id is not None:
             self.network_tokens[: self.tokens.numel()] = self._with_masks(self.tokens)
         if self.guided:
             twins = self.network_tokens[self.tokens.numel() :]
             twins.copy_(self.network_tokens[: self.tokens.numel()]).masked_fill_(
-                self.is_prompt, self.mask_id
+                self.given, self.mask_id
             )

@@ -17,7 +17,7 @@ NUM_COLUMNS = 4
 
 
 def cut_at_eos(
-    canvas: Canvas, control: StepControl, masked_before: Tensor, end_token_id: int
+    canvas: Canvas, control: StepControl, masked_before: Tensor, end_token_id: int, given: bool
 ) -> Tensor:
     """Elastic-Cache: the first end of text that a step commits ends its sequence there, once.
 
@@ -28,14 +28,43 @@ def cut_at_eos(
         control: its ``may_cut`` tells the slots that have not been cut yet.
         masked_before: ``[S * capacity]`` bool, masks before the commit.
         end_token_id: the token that ends a text.
+        given: text may be given inside a region; an end of text before it ends nothing.
 
     Returns:
         ``[S, 4]`` int64, for :func:`read_cut`.
     """
     shape = (canvas.num_slots, canvas.capacity)
     ends = (masked_before & (canvas.tokens == end_token_id)).view(shape)
+    if given:
+        ends = ends & _behind_text(canvas, control)
     cut = ends.any(1) & (control.loop.may_cut > 0)
     return _columns(canvas, control, ends.int().argmax(1).masked_fill(~cut, -1))
+
+
+def find_ends(canvas: Canvas, control: StepControl, status: Tensor, end_ids: Tensor) -> None:
+    """Regions with given text: an end token ends the text only where no given text follows it.
+
+    Args:
+        canvas: after the commit.
+        control: its ``text_end`` tells behind which position that is.
+        status: ``[S, 5]`` of ``ops.commit_``, which takes any end token of the region for the end.
+            Changed: column 3 becomes the first end token that counts, column 2 the masks before it.
+        end_ids: ``[E]`` int64.
+    """
+    shape, columns = (canvas.num_slots, canvas.capacity), control.columns
+    positions = torch.arange(canvas.capacity, device=status.device)
+    ends = (canvas.tokens[:, None] == end_ids).any(1).view(shape) & _behind_text(canvas, control)
+    first = torch.where(ends.any(1), ends.int().argmax(1), columns.length)
+    before = canvas.masked().view(shape) & (positions < first[:, None])
+    status[:, 2] = before.sum(1)
+    status[:, 3] = first
+
+
+def _behind_text(canvas: Canvas, control: StepControl) -> Tensor:
+    """``[S, capacity]`` bool: positions of the region behind which no text is given."""
+    positions = torch.arange(canvas.capacity, device=canvas.tokens.device)
+    behind = positions >= control.loop.text_end[:, None]
+    return behind & (positions < control.columns.length[:, None])
 
 
 def pad_behind_end(canvas: Canvas, control: StepControl, status: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ class SequenceUpdate:
         committed: ``[n]`` int64, CPU: positions in the region committed by this step, ascending.
         rows: rows of this sequence that the step computed, averaged over layers.
         stop_reason: why the sequence ended with this step, or None while it goes on.
+        draft: ``[G]`` int64, CPU: what the step predicted at positions that are still masked, mask
+            tokens elsewhere; None where nobody asked for it.
     """
 
     sequence: int
@@ -26,6 +28,7 @@ class SequenceUpdate:
     committed: Tensor
     rows: float
     stop_reason: str | None
+    draft: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

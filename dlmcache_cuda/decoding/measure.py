@@ -11,7 +11,7 @@ from torch import Tensor
 from dlmcache_cuda import ops
 from dlmcache_cuda.cache import RowList
 from dlmcache_cuda.decoding.arguments import check_batch_size, check_seeds, check_settings
-from dlmcache_cuda.decoding.decoder import Decoder
+from dlmcache_cuda.decoding.decoder import SlotDecoder
 from dlmcache_cuda.decoding.defaults import decode_defaults
 from dlmcache_cuda.decoding.prompts import tokenize_prompts
 from dlmcache_cuda.model import Llada
@@ -75,7 +75,7 @@ def measure_layer_ratios(
     seeds = check_seeds(seed, len(waiting))
     slots = check_batch_size(batch_size, len(waiting))
     capacity = max(ids.numel() for _, ids in waiting) + settings.gen_length
-    decoder = Decoder(model, policy, settings, num_slots=slots, capacity=capacity)
+    decoder = SlotDecoder(model, policy, settings, num_slots=slots, capacity=capacity)
     recorder = _DriftRecorder(decoder)
     while waiting or not decoder.idle:
         while waiting and decoder.has_free_slot:
@@ -88,7 +88,7 @@ def measure_layer_ratios(
 class _DriftRecorder:
     """Steps a decoder and compares the values of generated rows with those of the step before."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: SlotDecoder) -> None:
         model = decoder.model
         self.decoder = decoder
         values = decoder.canvas.cache.v

@@ -17,7 +17,7 @@ from dlmcache_cuda.policies import CachePolicy, StackSpec
 
 # Slots begin at multiples of this, so that rows of every slot are equally aligned.
 _CAPACITY_STEP = 16
-# Canvas.tokens and commit_step are int64, log_confidence is fp32, is_prompt bool.
+# Canvas.tokens and commit_step are int64, log_confidence is fp32, given bool.
 _CANVAS_ENTRY = 8 + 4 + 1
 
 
@@ -82,14 +82,19 @@ def predict(
     model: Llada,
     policy: CachePolicy,
     settings: DecodeSettings,
-    prompt_lengths: Sequence[int],
     num_slots: int,
+    *,
+    lengths: Sequence[int],
 ) -> MemoryPrediction:
-    """What checked arguments would need; see :func:`dlmcache_cuda.predict_memory`."""
+    """What checked arguments would need; see :func:`dlmcache_cuda.predict_memory`.
+
+    Args:
+        lengths: of all canvases.
+    """
     config = model.config
     guided = settings.sampler.cfg_scale > 0
     copies = 2 if guided else 1
-    lengths = sorted((int(n) + settings.gen_length for n in prompt_lengths), reverse=True)
+    lengths = sorted(map(int, lengths), reverse=True)
     capacity = slot_capacity(lengths[0])
     entries = num_slots * capacity
     spec = policy.stack_spec(config.n_layers)
@@ -106,6 +111,8 @@ def predict(
     predicted = settings.gen_length if policy.head_scope == "all" else settings.block_length
     mask_is_final = policy.mask_is_final and not settings.sampler.rule.leaves_masks
     canvas = copies * entries * 8 + entries * _CANVAS_ENTRY + (entries * 8 if mask_is_final else 0)
+    if not settings.sampler.confidence_is_log_prob:
+        canvas += entries * 4
     return MemoryPrediction(
         weights=model.weight_bytes,
         kv_cache=KVCache.predict_bytes(

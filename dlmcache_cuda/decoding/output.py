@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from dlmcache_cuda.decoding.trace import StepTrace
+from dlmcache_cuda.decoding.trace import SequenceTrace
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,13 +17,21 @@ class DecodedSequence:
     """One decoded sequence; ``P`` prompt tokens, ``G`` positions of the generation region.
 
     Attributes:
-        prompt_ids: ``[P]`` int64, CPU.
+        prompt_ids: ``[P]`` int64, CPU. Of a canvas: what stands before its first mask.
+        given: ``[G]`` bool, CPU: positions of the region whose text was given with the canvas.
         ids: ``[G]`` int64, CPU. Masks behind the first end token are replaced by the pad token.
-        visible_ids: ids before the first end token.
+        visible_ids: ids before the first end token; end tokens before given text do not count.
         text: the visible ids as text; None when the checkpoint has no tokenizer.
         commit_step: ``[G]`` int64: at which of the sequence's own forwards, counted from 0, each
             position was committed; -1 where it never was.
-        confidence: ``[G]`` float32: confidence at commit; NaN where never committed.
+        confidence: ``[G]`` float32: what the commit rule held of each token when it committed it,
+            in [0, 1]: its probability as the sampling sees it, with ``alg`` behind temperature and
+            filters, without the ids that ``logits_eos_inf`` and ``confidence_eos_eot_inf`` leave
+            out. NaN where never committed.
+        log_prob: ``[G]`` float32: natural logarithm of each token's probability when it was
+            committed, by the softmax of the model's logits (with ``cfg_scale`` the guided ones)
+            over the whole vocabulary: no temperature, no filters, nothing left out. NaN where never
+            committed.
         forwards: number of forwards of this sequence (NFE).
         rows_computed: rows whose attention and feed-forward were computed, summed over forwards
             and layers.
@@ -29,38 +39,57 @@ class DecodedSequence:
         refreshes: forwards that recomputed cached rows by schedule.
         stop_reason: ``end_of_text`` (an end token with no mask before it), ``length`` (every step
             was made), or ``stalled`` (only mask tokens were predicted, so nothing was committed).
-        trace: one entry per forward, if ``decode(trace=True)``.
+        trace: one :class:`StepTrace` per forward, with what is needed to read them; None unless
+            ``decode(trace=True)``.
     """
 
     prompt_ids: Tensor
+    given: Tensor
     ids: Tensor
     visible_ids: Tensor
     text: str | None
     commit_step: Tensor
     confidence: Tensor
+    log_prob: Tensor
     forwards: int
     rows_computed: int
     rows_vanilla: int
     refreshes: int
     stop_reason: str
-    trace: list[StepTrace] | None = None
+    trace: SequenceTrace | None = None
+
+    @property
+    def canvas_ids(self) -> Tensor:
+        """``[P + G]``: prompt and region."""
+        return torch.cat((self.prompt_ids, self.ids))
+
+    @property
+    def num_visible(self) -> int:
+        """Decoded tokens among ``visible_ids``."""
+        return self.visible_ids.numel() - int(self.given.sum())
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain Python values, for JSON; NaN confidences become None."""
+        """The same as plain Python values, for JSON; NaN and infinities become None."""
         return {
             "prompt_ids": self.prompt_ids.tolist(),
+            "given": self.given.tolist(),
             "ids": self.ids.tolist(),
             "visible_ids": self.visible_ids.tolist(),
             "text": self.text,
             "commit_step": self.commit_step.tolist(),
-            "confidence": [None if c != c else c for c in self.confidence.tolist()],
+            "confidence": _numbers(self.confidence),
+            "log_prob": _numbers(self.log_prob),
             "forwards": self.forwards,
             "rows_computed": self.rows_computed,
             "rows_vanilla": self.rows_vanilla,
             "refreshes": self.refreshes,
             "stop_reason": self.stop_reason,
-            "trace": None if self.trace is None else [step.to_dict() for step in self.trace],
+            "trace": None if self.trace is None else self.trace.to_dict(),
         }
+
+
+def _numbers(values: Tensor) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values.tolist()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +104,7 @@ class DecodeStats:
         rows_vanilla: what vanilla decoding would have computed in as many forwards.
         refreshes: forwards of a sequence that recomputed cached rows by schedule, summed over
             sequences.
-        visible_tokens: tokens before the first end token, summed over sequences.
+        visible_tokens: decoded tokens before the first end token, summed over sequences.
         seconds: wall time by phase: ``plan``, ``rows``, ``network``, ``head``, ``commit``,
             ``readback`` and ``total``. On a GPU work is queued, so what it takes shows up in
             ``readback``.

@@ -56,4 +56,5 @@ def predict_memory(
     }
     settings = check_settings(model, policy, **decode_defaults() | given)
     num_slots = check_batch_size(batch_size, len(lengths))
-    return predict(model, policy, settings, lengths, num_slots)
+    canvases = [length + settings.gen_length for length in lengths]
+    return predict(model, policy, settings, num_slots, lengths=canvases)

@@ -14,6 +14,7 @@ _ALLOWED = (
     "a string, a chat (list of {'role', 'content'} messages), a tensor of token ids, or a list of "
     "strings, chats or 1-D id tensors"
 )
+_ONE = "a string, a chat (list of {'role', 'content'} messages) or 1-D token ids"
 
 
 def tokenize_prompts(model: Llada, prompts: Any, gen_length: int) -> list[Tensor]:
@@ -27,7 +28,17 @@ def tokenize_prompts(model: Llada, prompts: Any, gen_length: int) -> list[Tensor
         for index, prompt in enumerate(items)
     ]
     for index, prompt_ids in enumerate(ids):
-        _check_ids(model, prompt_ids, index, gen_length)
+        _check_ids(model, prompt_ids, f"prompts[{index}]", gen_length)
+    return ids
+
+
+def tokenize_prompt(model: Llada, prompt: Any, gen_length: int) -> Tensor:
+    """The same for exactly one prompt, ``[P]``: a string, a chat or token ids."""
+    several, items = _split(prompt, "prompt", _ONE)
+    if several:
+        raise ValueError(f"prompt must be {_ONE}; got a list of {len(items)} items")
+    ids = _to_ids(model, items[0], "prompt")
+    _check_ids(model, ids, "prompt", gen_length)
     return ids
 
 
@@ -40,27 +51,27 @@ def _is_chat(value: Any) -> bool:
     )
 
 
-def _split(prompts: Any) -> tuple[bool, list[Any]]:
+def _split(prompts: Any, name: str = "prompts", allowed: str = _ALLOWED) -> tuple[bool, list[Any]]:
     """Whether several prompts were given, and the list of them."""
     if isinstance(prompts, str) or _is_chat(prompts):
         return False, [prompts]
     if isinstance(prompts, Tensor):
         if prompts.dim() not in (1, 2):
             raise ValueError(
-                f"prompts must be a 1-D or 2-D tensor of token ids, got shape {list(prompts.shape)}"
+                f"{name} must be a 1-D or 2-D tensor of token ids, got shape {list(prompts.shape)}"
             )
         if len(prompts) == 0:
             raise ValueError(
-                f"prompts is empty (a tensor of shape {list(prompts.shape)}); it must be {_ALLOWED}"
+                f"{name} is empty (a tensor of shape {list(prompts.shape)}); it must be {allowed}"
             )
         return (False, [prompts]) if prompts.dim() == 1 else (True, list(prompts))
     if isinstance(prompts, Sequence) and not isinstance(prompts, (bytes, Mapping)):
         if not prompts:
-            raise ValueError(f"prompts is empty; it must be {_ALLOWED}")
+            raise ValueError(f"{name} is empty; it must be {allowed}")
         if all(isinstance(item, int) and not isinstance(item, bool) for item in prompts):
             return False, [prompts]
         return True, list(prompts)
-    raise TypeError(f"prompts must be {_ALLOWED}, got {type(prompts).__name__}")
+    raise TypeError(f"{name} must be {allowed}, got {type(prompts).__name__}")
 
 
 def _to_ids(model: Llada, prompt: Any, name: str) -> Tensor:
@@ -78,21 +89,28 @@ def _to_ids(model: Llada, prompt: Any, name: str) -> Tensor:
             list(prompt), add_generation_prompt=True, tokenize=True, return_dict=False
         )
         return torch.tensor(ids, dtype=torch.int64)
-    if isinstance(prompt, Tensor):
-        if prompt.dim() != 1:
-            raise ValueError(f"{name} must be a 1-D tensor of ids, got shape {list(prompt.shape)}")
-        if prompt.is_floating_point() or prompt.is_complex() or prompt.dtype == torch.bool:
-            raise TypeError(f"{name} must hold integer token ids, got {prompt.dtype}")
-        return prompt.detach().to("cpu", torch.int64)
-    if isinstance(prompt, Sequence) and all(
-        isinstance(item, int) and not isinstance(item, bool) for item in prompt
-    ):
-        return torch.tensor(list(prompt), dtype=torch.int64)
-    raise TypeError(f"{name} must be text, a chat or token ids, got {type(prompt).__name__}")
+    ids = given_ids(prompt, name)
+    if ids is None:
+        raise TypeError(f"{name} must be text, a chat or token ids, got {type(prompt).__name__}")
+    return ids
 
 
-def _check_ids(model: Llada, ids: Tensor, index: int, gen_length: int) -> None:
-    name = f"prompts[{index}]"
+def given_ids(value: Any, name: str) -> Tensor | None:
+    """``[n]`` int64 on the CPU from a 1-D tensor or a list of ids; None: it is neither."""
+    if isinstance(value, Tensor):
+        if value.dim() != 1:
+            raise ValueError(f"{name} must be a 1-D tensor of ids, got shape {list(value.shape)}")
+        if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+            raise TypeError(f"{name} must hold integer token ids, got {value.dtype}")
+        return value.detach().to("cpu", torch.int64)
+    listed = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    if listed and all(isinstance(item, int) and not isinstance(item, bool) for item in value):
+        return torch.tensor(list(value), dtype=torch.int64)
+    return None
+
+
+def check_vocabulary(model: Llada, ids: Tensor, name: str) -> None:
+    """Refuses no ids, and ids that the model does not have."""
     if ids.numel() == 0:
         raise ValueError(f"{name} has no tokens; at least one is needed")
     vocab = model.config.embedding_size
@@ -100,9 +118,14 @@ def _check_ids(model: Llada, ids: Tensor, index: int, gen_length: int) -> None:
     if low < 0 or high >= vocab:
         wrong = low if low < 0 else high
         raise ValueError(f"{name} holds token id {wrong}; ids of this model are 0 to {vocab - 1}")
+
+
+def _check_ids(model: Llada, ids: Tensor, name: str, gen_length: int) -> None:
+    check_vocabulary(model, ids, name)
     if bool((ids == model.mask_token_id).any()):
         raise ValueError(
-            f"{name} holds the mask token ({model.mask_token_id}); a prompt must be given text"
+            f"{name} holds the mask token ({model.mask_token_id}); a prompt must be given text, "
+            "canvas= takes masks anywhere"
         )
     limit = model.config.max_sequence_length
     if ids.numel() + gen_length > limit:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from dlmcache_cuda.decoding.regions import Region
 from dlmcache_cuda.decoding.trace import StepTrace
 from dlmcache_cuda.policies import SlotPlan, SlotView
 from dlmcache_cuda.samplers import CommitRule
@@ -47,7 +48,7 @@ class Slot:
     sequence: int
     prompt_ids: Tensor
     seed: int
-    length: int
+    region: Region
     block_length: int
     rule: CommitRule
     shift: int = 0
@@ -65,16 +66,22 @@ class Slot:
     refreshes: int = 0
     commits: list[int] = field(default_factory=list)  # of each step so far
     order: list[int] = field(default_factory=list)  # random order: the block's positions
+    masks: tuple[int, ...] = ()  # random order: the positions that are masks
+    rows_before: int | None = None  # rows of the last marked step, where they are expected
     trace: list[StepTrace] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.end = self.length
-        self.masks_to_end = self.length - self.prompt_length
+        self.masks_to_end = self.region.num_masks(self.prompt_length, self.length)
         self._begin_block(self.prompt_length)
 
     @property
     def prompt_length(self) -> int:
-        return self.prompt_ids.numel()
+        return self.region.begin
+
+    @property
+    def length(self) -> int:
+        return self.region.end
 
     @property
     def block_end(self) -> int:
@@ -135,6 +142,8 @@ class Slot:
             commits=self.commits,
             due=self.due(self.step_in_block),
             due_before=self.due(self.step_in_block - 1),
+            masks=self.masks,
+            rows_before=self.rows_before,
         )
 
     def advance(self, status: SlotStatus, stop_at_eos: bool, cut: Cut | None = None) -> str | None:
@@ -154,17 +163,22 @@ class Slot:
         if stop_at_eos and status.first_end < self.length and status.open_masks == 0:
             return "end_of_text"
         if self.masks_left == 0 or self.rule.is_over(self.step_in_block, self.block_masks):
-            if self.block_end == self.end:
-                return "length" if self.end == self.length else "end_of_text"
             self.masks_behind += self.masks_left
-            self._begin_block(self.block_end)
+            if not self._begin_block(self.block_end):
+                return "length" if self.end == self.length else "end_of_text"
         elif not self.rule.bounded and self.stalled >= MAX_STALLED_STEPS:
             return "stalled"
         return None
 
-    def _begin_block(self, begin: int) -> None:
-        # Nothing behind the current block is ever committed, so a new block is all masks.
-        self.block_begin = begin
-        self.block_masks = self.masks_left = self.block_end - begin
-        self.step_in_block = 0
-        self.order = []
+    def _begin_block(self, begin: int) -> bool:
+        """Goes on with the first block from ``begin`` on that holds masks; False: there is none."""
+        while begin < self.end:
+            self.block_begin = begin
+            # Nothing behind the current block is ever committed: its masks are those of the start.
+            self.block_masks = self.masks_left = self.region.num_masks(begin, self.block_end)
+            self.step_in_block = 0
+            self.order = []
+            if self.block_masks:
+                return True
+            begin = self.block_end
+        return False

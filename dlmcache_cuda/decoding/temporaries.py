@@ -95,6 +95,9 @@ def head_bytes(sizes: Sizes, sampler: Sampler, predicted: int) -> int:
     if sampler.cfg_scale > 0:
         # Both rows in fp32, their difference, its multiple and the sum; the rounded sum.
         normed += predicted * width * (5 * 4 + sizes.itemsize)
+    if sampler.suppress_ids or sampler.confidence_suppress_ids:
+        # Rows of the head for log-probabilities, both in fp32, their product.
+        normed += predicted * width * (sizes.itemsize + 3 * 4)
     widest, narrowest, most = _CHUNKS[sizes.on_cuda]
     chunk = max(narrowest, min(widest, most // max(1, predicted))) + 64
     logits = predicted * min(vocab + 8, chunk) * sizes.itemsize

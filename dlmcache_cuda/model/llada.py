@@ -16,6 +16,7 @@ from dlmcache_cuda.cache import KVCache, RowList
 from dlmcache_cuda.model.attention import KeyLengths
 from dlmcache_cuda.model.block import LladaBlock
 from dlmcache_cuda.model.config import LladaConfig
+from dlmcache_cuda.model.log_prob import whole_log_prob
 from dlmcache_cuda.model.ranking import RANKINGS, margin_score, sample_tiles
 from dlmcache_cuda.model.rope import RopeTable
 from dlmcache_cuda.model.token_ids import TokenIds
@@ -39,6 +40,17 @@ class Prediction(NamedTuple):
     """``[Q]`` fp32 in nats; ``[0]`` unless extras were asked for."""
     score: Tensor | None = None
     """``[Q]`` fp32, larger is surer; None where ``log_confidence`` is what ranks the places."""
+    held_back: Tensor | None = None
+    """``[Q]`` int64: the tokens, where ``token`` is a mask at places that are not to be committed
+    yet; None where there are none."""
+    log_prob: Tensor | None = None
+    """``[Q]`` fp32, ``ln softmax(logits)`` of the token over the whole vocabulary, without
+    temperature, filters or suppressed ids; None where ``log_confidence`` is just that."""
+
+    @property
+    def draft(self) -> Tensor:
+        """``[Q]`` int64: the most recent idea of each place, whether it may be committed or not."""
+        return self.token if self.held_back is None else self.held_back
 
 
 class Llada:
@@ -229,9 +241,17 @@ class Llada:
                 capacity=capacity,
                 seeds=seeds,
                 steps=steps,
-                extras=extras or ranking in ("margin", "entropy"),
+                # The second token is needed where the first one has no confidence.
+                extras=extras
+                or ranking in ("margin", "entropy")
+                or confidence_suppress_ids is not None,
             )
         )
+        if suppress_ids is not None or confidence_suppress_ids is not None:
+            log_prob = self._whole_log_prob(
+                normed, prediction, suppress_ids, confidence_suppress_ids
+            )
+            prediction = prediction._replace(log_prob=log_prob)
         if ranking == "margin":
             first, second = prediction.log_confidence, prediction.second_log_confidence
             return prediction._replace(score=margin_score(first, second))
@@ -242,14 +262,31 @@ class Llada:
     def _sample(
         self, normed: Tensor, ranking: str, suppress_ids: Tensor | None, *settings: Any
     ) -> Prediction:
-        token, log_confidence, score = sample_tiles(
+        token, log_confidence, score, log_prob = sample_tiles(
             normed, self.head, RANKINGS[ranking], suppress_ids, *settings
         )
         none = log_confidence.new_empty(0)
         return Prediction(
             token, log_confidence, token.new_empty(0), none, none,
-            None if ranking == "confidence" else score,
+            None if ranking == "confidence" else score, log_prob=log_prob,
         )  # fmt: skip
+
+    def _whole_log_prob(
+        self,
+        normed: Tensor,
+        prediction: Prediction,
+        suppress_ids: Tensor | None,
+        confidence_suppress_ids: Tensor | None,
+    ) -> Tensor:
+        token, log_confidence = prediction.token, prediction.log_confidence
+        reference, known = token, log_confidence
+        if confidence_suppress_ids is not None:
+            without = log_confidence.isneginf()
+            reference = torch.where(without, prediction.second_token, reference)
+            known = torch.where(without, prediction.second_log_confidence, known)
+        return whole_log_prob(
+            normed, self.head, token, reference, known, suppress_ids, confidence_suppress_ids
+        )
 
     def logits(self, input_ids: Tensor | Sequence[Tensor]) -> Tensor:
         """Logits of whole canvases, every position attending to all of its canvas.

@@ -14,6 +14,7 @@ from dlmcache_cuda.model.checkpoint_files import CheckpointFiles
 from dlmcache_cuda.model.config import LladaConfig
 from dlmcache_cuda.model.fp8 import check_device
 from dlmcache_cuda.model.llada import Llada
+from dlmcache_cuda.model.native import native_dtypes
 from dlmcache_cuda.model.token_ids import resolve_token_ids
 from dlmcache_cuda.model.weights import DTYPES, load_weights
 
@@ -39,8 +40,9 @@ def load(
         device: "cpu", "cuda" or "cuda:N". Default: a GPU where one is present and the package was
             built with CUDA operators, otherwise the CPU.
         dtype: float32, float16 or bfloat16, as torch dtype or by name. Default: the checkpoint's
-            own on CUDA, float32 on the CPU, where most processors compute bfloat16 slower than
-            float32; pass "bfloat16" to save memory or on processors with native bfloat16.
+            own where the device has instructions for it, else float32, which many processors
+            compute faster and which needs twice the memory. ``Llada.dtype`` tells the choice, and
+            ``dlmcache env`` what this processor has.
         weights: "fp8" stores the matrices of the blocks as float8_e4m3fn with one scale per row,
             and quantises what they are multiplied with row by row; embedding, head, norms, biases,
             activations and caches stay in ``dtype``. Half the memory of bfloat16, and other
@@ -55,13 +57,14 @@ def load(
         ValueError: a bad argument, or a checkpoint that is damaged or not implemented.
     """
     target = _device(device)
-    target_dtype = _dtype(dtype, target)
+    target_dtype = _dtype(dtype)
     fp8 = _fp8(weights, target)
     folder, name = _folder(path)
     source = str(folder)
     config = LladaConfig.from_file(folder / "config.json")
     token_ids = resolve_token_ids(config, source, mask_token_id, end_token_ids)
-    packed = load_weights(CheckpointFiles(folder), config, target, target_dtype, fp8)
+    keep = native_dtypes(target)
+    packed = load_weights(CheckpointFiles(folder), config, target, target_dtype, fp8, keep)
     return Llada(config, packed, token_ids, folder, name)
 
 
@@ -89,9 +92,9 @@ def _device(device: str | torch.device | None) -> torch.device:
     return target
 
 
-def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | None:
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if dtype is None:
-        return torch.float32 if device.type == "cpu" else None
+        return None
     names = {str(allowed).removeprefix("torch."): allowed for allowed in DTYPES}
     target = names.get(dtype) if isinstance(dtype, str) else dtype
     if target not in DTYPES:

@@ -28,25 +28,35 @@ def sample_tiles(
     capacity: int,
     seeds: Tensor | None,
     steps: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``ops.sample_rows`` on the logits of ``normed [Q, W]``, tile by tile: three ``[Q]``."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``ops.sample_rows`` on the logits of ``normed [Q, W]``, tile by tile: three ``[Q]``.
+
+    The fourth, ``[Q]`` fp32, is ``ln softmax(logits)[token]``: without temperature, filters or
+    suppressed ids.
+    """
     rows = max(1, TILE_LOGITS // head.shape[0])
     tiles = []
     for begin in range(0, max(1, normed.shape[0]), rows):
         part = slice(begin, begin + rows)
         logits = F.linear(normed[part], head)
+        top, top_log_prob, _ = ops.sample_rows(logits)
+        top_logit = _at(logits, top)
         if suppress_ids is not None:
             logits[:, suppress_ids] = -torch.inf
-        tiles.append(
-            ops.sample_rows(
-                logits, temperature, top_p, top_k, score,
-                None if row_index is None else row_index[part], capacity, seeds, steps,
-            )
+        sampled = ops.sample_rows(
+            logits, temperature, top_p, top_k, score,
+            None if row_index is None else row_index[part], capacity, seeds, steps,
         )  # fmt: skip
+        log_prob = top_log_prob + _at(logits, sampled[0]) - top_logit
+        tiles.append((*sampled, torch.where(sampled[0] < 0, sampled[1], log_prob)))
     if len(tiles) == 1:
         return tiles[0]
-    token, log_confidence, certainty = (torch.cat(parts) for parts in zip(*tiles, strict=True))
-    return token, log_confidence, certainty
+    return tuple(torch.cat(parts) for parts in zip(*tiles, strict=True))
+
+
+def _at(logits: Tensor, token: Tensor) -> Tensor:
+    """``[R]`` fp32: the logit of one token per row of ``logits [R, V]``."""
+    return logits.gather(1, token.clamp(min=0)[:, None])[:, 0].float()
 
 
 def margin_score(first: Tensor, second: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from dlmcache_cuda.model.config import LladaConfig
 from dlmcache_cuda.model.fp8 import MULTIPLE
-from dlmcache_cuda.model.linear import Fp8Linear, Linear, PlainLinear
+from dlmcache_cuda.model.linear import Fp8Linear, Linear
 from dlmcache_cuda.model.names import WeightNames, weight_names
+from dlmcache_cuda.model.packed import pack_linear
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _LISTED = 10  # names in one error message
@@ -91,18 +93,21 @@ def load_weights(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     fp8: bool = False,
+    keep: Collection[torch.dtype] = DTYPES,
 ) -> ModelWeights:
     """Check a checkpoint's weights and pack them.
 
     Names and shapes are checked before the first weight is read. Every weight is then copied once,
     straight to its place on the device: the peak is the model plus one weight. Matrices that become
-    fp8 are copied whole first: the peak is then the model plus a few times its largest matrix.
+    fp8, or are packed for the processor, are copied whole first: the peak is then the model plus a
+    few times its largest matrix.
 
     Args:
         source: where the weights come from.
         config: says which weights there must be.
         device: where they go.
         dtype: their type there; default: that of the stored embedding.
+        keep: where that is none of these, float32.
         fp8: store the matrices of the blocks as float8_e4m3fn, with one scale per row.
 
     Raises:
@@ -115,7 +120,7 @@ def load_weights(
         _check_fp8_sizes(source, config)
     if dtype is None:
         dtype = source.read(stored[names.embedding]).dtype
-        dtype = dtype if dtype in DTYPES else torch.float32
+        dtype = dtype if dtype in keep else torch.float32
 
     def pack(*parts: str) -> Tensor:
         rows = [source.shape(stored[part])[0] for part in parts]
@@ -126,7 +131,7 @@ def load_weights(
             _check_finite(source, stored[part], place)
         return packed
 
-    linear = Fp8Linear.quantise if fp8 else PlainLinear
+    linear = Fp8Linear.quantise if fp8 else pack_linear
     embedding = pack(names.embedding)
     head = embedding if config.weight_tying else pack(names.head)
     if config.weight_tying and names.head in stored:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from dlmcache_cuda.samplers.schedule import (
@@ -57,68 +57,82 @@ class CommitRule(ABC):
         """True when the number of steps of a block is fixed, whatever is predicted."""
         return False
 
+    def over_steps(self, steps_per_block: int | None) -> CommitRule:
+        """The rule with another number of steps per block, where it has one."""
+        return self
 
-@dataclass(frozen=True, slots=True)
-class FixedK(CommitRule):
-    """A fixed number of commits per step, the most confident first.
 
-    Args:
-        steps_per_block: steps over which the masks of a block are spread.
+class Scheduled(CommitRule):
+    """A rule whose blocks take a fixed number of steps, ``steps_per_block``."""
 
-    Source: LLaDA reference decoding.
-    """
-
-    steps_per_block: int
-    code: ClassVar[int] = 0
-    ranked: ClassVar[bool] = True
-
-    def num_commit(self, step_in_block: int, block_masks: int, masks_left: int) -> int:
-        if step_in_block >= self.steps_per_block:
-            return 0
-        return num_transfer_tokens(block_masks, self.steps_per_block, step_in_block)
-
-    def is_over(self, step_in_block: int, block_masks: int) -> bool:
-        # The remainder comes first, so that no commit is due behind a step without any.
-        return self.num_commit(step_in_block, block_masks, 0) == 0
+    steps_per_block: int | None
 
     @property
     def bounded(self) -> bool:
         return True
 
+    def over_steps(self, steps_per_block: int | None) -> CommitRule:
+        return replace(self, steps_per_block=steps_per_block)
+
+    def steps(self, block_masks: int) -> int:
+        """Steps of a block that began with so many masks."""
+        return block_masks if self.steps_per_block is None else self.steps_per_block
+
 
 @dataclass(frozen=True, slots=True)
-class DreamSchedule(CommitRule):
+class FixedK(Scheduled):
+    """A fixed number of commits per step, the most confident first.
+
+    Args:
+        steps_per_block: steps over which the masks of a block are spread; None: one step per mask.
+
+    Source: LLaDA reference decoding.
+    """
+
+    steps_per_block: int | None
+    code: ClassVar[int] = 0
+    ranked: ClassVar[bool] = True
+
+    def num_commit(self, step_in_block: int, block_masks: int, masks_left: int) -> int:
+        steps = self.steps(block_masks)
+        if step_in_block >= steps:
+            return 0
+        return num_transfer_tokens(block_masks, steps, step_in_block)
+
+    def is_over(self, step_in_block: int, block_masks: int) -> bool:
+        # The remainder comes first, so that no commit is due behind a step without any.
+        return self.num_commit(step_in_block, block_masks, 0) == 0
+
+
+@dataclass(frozen=True, slots=True)
+class DreamSchedule(Scheduled):
     """Dream's schedule: of the masks left, the share of the remaining time that a step takes.
 
     Time runs evenly from 1 to 1e-3 over the steps; the last step commits all that is left. The
     number is rounded down, so a step may commit nothing.
 
     Args:
-        steps_per_block: steps over which the masks of a block are spread.
+        steps_per_block: steps over which the masks of a block are spread; None: one step per mask.
         min_commit: commits of a step at least; 0 is Dream's code, 1 that of SPA-Cache for Dream.
 
     Source: Dream's ``generation_utils.py``, ``_sample``.
     """
 
-    steps_per_block: int
+    steps_per_block: int | None
     min_commit: int = 0
     code: ClassVar[int] = 0
     ranked: ClassVar[bool] = True
 
     def num_commit(self, step_in_block: int, block_masks: int, masks_left: int) -> int:
-        number = num_dream_tokens(masks_left, self.steps_per_block, step_in_block)
+        number = num_dream_tokens(masks_left, self.steps(block_masks), step_in_block)
         return max(number, self.min_commit)
 
     def is_over(self, step_in_block: int, block_masks: int) -> bool:
-        return step_in_block >= self.steps_per_block
-
-    @property
-    def bounded(self) -> bool:
-        return True
+        return step_in_block >= self.steps(block_masks)
 
 
 @dataclass(frozen=True, slots=True)
-class Origin(CommitRule):
+class Origin(Scheduled):
     """Dream's ``origin``: a step commits every candidate with the same probability.
 
     The probability is the share of the remaining time that the step takes, as in
@@ -126,28 +140,24 @@ class Origin(CommitRule):
     ``ops.commit_`` all candidates are due.
 
     Args:
-        steps_per_block: steps over which the masks of a block are spread.
+        steps_per_block: steps over which the masks of a block are spread; None: one step per mask.
 
     Source: Dream's ``generation_utils.py``, ``_sample``.
     """
 
-    steps_per_block: int
+    steps_per_block: int | None
     code: ClassVar[int] = 0
     leaves_masks: ClassVar[bool] = True
 
     def num_commit(self, step_in_block: int, block_masks: int, masks_left: int) -> int:
         """The probability in units of 2^-53; above the number of candidates of any step."""
-        return int(transfer_share(self.steps_per_block, step_in_block) / SHARE_UNIT)
+        return int(transfer_share(self.steps(block_masks), step_in_block) / SHARE_UNIT)
 
     def num_due(self, step_in_block: int, block_masks: int, masks_left: int) -> int:
-        return masks_left if step_in_block >= self.steps_per_block - 1 else 0
+        return masks_left if step_in_block >= self.steps(block_masks) - 1 else 0
 
     def is_over(self, step_in_block: int, block_masks: int) -> bool:
-        return step_in_block >= self.steps_per_block
-
-    @property
-    def bounded(self) -> bool:
-        return True
+        return step_in_block >= self.steps(block_masks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,14 @@ class Sampler:
         by_confidence = self.alg in (None, "maskgit_plus") and not self.alg_temp
         return self.rule.ranked and self.remasking == "low_confidence" and by_confidence
 
+    @property
+    def confidence_is_log_prob(self) -> bool:
+        """Whether confidences are probabilities by the softmax of all logits as they are."""
+        filtered = self.alg is not None and (
+            self.temperature > 0 or self.top_p < 1 or self.top_k > 0
+        )
+        return not (filtered or self.suppress_ids or self.confidence_suppress_ids)
+
     def predict(
         self,
         model: Any,
@@ -115,7 +123,7 @@ class Sampler:
         # A NaN prediction stays one, wherever it stands, so that it is reported.
         kept = chosen | (prediction.token < 0)
         token = prediction.token.masked_fill(~kept, model.mask_token_id)
-        return prediction._replace(token=token)
+        return prediction._replace(token=token, held_back=prediction.token)
 
     def score(
         self, prediction: Any, candidates: RowList, seeds: Tensor, steps: Tensor

@@ -13,6 +13,7 @@ from dlmcache_cuda.model import Llada
 from dlmcache_cuda.model.block import LladaBlock
 from dlmcache_cuda.model.proxy import stack_proxies
 from dlmcache_cuda.policies import SelectionSpec
+from dlmcache_cuda.stack.step import LayerSelection
 
 
 class Selection:
@@ -69,7 +70,7 @@ class Selection:
         counts: Sequence[int] | None,
         forced: Tensor | None,
         cos_sin: Tensor,
-    ) -> tuple[Tensor, RowList, Tensor]:
+    ) -> tuple[Tensor, RowList, LayerSelection]:
         """Picks ``number [S]`` rows of each slot to compute and writes their keys and values.
 
         Args:
@@ -77,7 +78,7 @@ class Selection:
             counts: ``number`` on the host, where it is known.
 
         Returns:
-            Rotated queries of the computed rows, the rows, and their places among the carried ones.
+            Rotated queries of the computed rows, the rows, and what they were selected by.
         """
         spec = self.spec
         k_cache, v_cache = self.cache.k[layer], self.cache.v[layer]
@@ -118,7 +119,7 @@ class Selection:
                 (block.project(chosen, 0, last), ops.gather_rows(signal, places)), dim=1
             )
             q = block.rotate(qkv, row_index, cos_sin, k_cache, v_cache, block.num_heads)
-        return q, computed, places
+        return q, computed, LayerSelection(rows, drift, places)
 
     def carry(
         self,

@@ -16,7 +16,7 @@ from dlmcache_cuda.stack.budgets import SlotRows, is_sparse, layer_rows
 from dlmcache_cuda.stack.rollout import rollout_importance
 from dlmcache_cuda.stack.row_sets import flagged_rows
 from dlmcache_cuda.stack.selection import Selection
-from dlmcache_cuda.stack.step import StackResult, StackStep
+from dlmcache_cuda.stack.step import LayerSelection, StackResult, StackStep
 from dlmcache_cuda.stack.tracking import Tracking
 
 
@@ -27,7 +27,7 @@ class Stack:
         model: the network.
         spec: what happens besides computing the rows that entered.
         cache: keys and values of all slots of the network; written here.
-        record: keep the rows that each layer computed, for traces.
+        record: keep the rows that each layer computed and what selected them, for traces.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class _Run:
         self.tests = spec is not None and spec.gamma is not None and not step.resumes
         self.similarities: list[Tensor] = []
         self.layer_rows: list[RowList] = []
+        self.layer_selection: list[LayerSelection | None] = []
         self.queries: list[Tensor] = []
 
     def all_layers(self) -> StackResult:
@@ -111,6 +112,7 @@ class _Run:
             boundaries=boundaries,
             similarities=similarities,
             layer_rows=self.layer_rows if self.stack.record else None,
+            layer_selection=self.layer_selection if self.stack.record else None,
         )
 
     def _layer(self, layer: int, h: Tensor, normed: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -124,7 +126,7 @@ class _Run:
         if q_old is not None:
             # Only the keys that the layer overwrites: the rest of the cache is old and new at once.
             k_old = ops.gather_rows(self.cache.k[layer], self.rows.row_index)
-        rows, places = self.rows, None
+        rows, selected = self.rows, None
         k_cache, v_cache = self.cache.k[layer], self.cache.v[layer]
         budget = self._budget(layer) if self.selection else None
         if budget is None:
@@ -133,7 +135,7 @@ class _Run:
             if self.selection:
                 self.selection.remember_signal(layer, normed, rows.row_index)
         else:
-            q, computed, places = self.selection.choose(
+            q, computed, selected = self.selection.choose(
                 layer, block, normed, rows, *budget, self.step.forced, self.cos_sin
             )
         attn_out = block.attend(q, k_cache, v_cache, computed, self.step.key_lengths)
@@ -144,16 +146,19 @@ class _Run:
         if self.stack.spec.rollout:
             self.queries.append(q)
         self.layer_rows.append(computed)
+        if self.stack.record:
+            self.layer_selection.append(selected)
         if self.selection is None or self.selection.delta[layer] is None:
             h, ff_out = block.feed_forward(h, attn_out)
             if layer + 1 < len(self.model.layers):
                 return self.model.layers[layer + 1].add(h, ff_out)
             return h + ff_out, None
-        if places is None:
+        if selected is None:
             places = torch.arange(rows.max_rows, device=h.device)
             places.masked_fill_(rows.row_index < 0, -1)
             chosen = h
         else:
+            places = selected.places
             chosen = ops.gather_rows(h, places)
         ff_out = block.feed_forward(chosen, attn_out)[1]
         following = layer + 1 < len(self.model.layers)

@@ -69,6 +69,17 @@ class StackStep:
         return self.boundary is not None
 
 
+@dataclass(frozen=True, slots=True)
+class LayerSelection:
+    """What a layer that computes the most drifted of its rows chose from."""
+
+    carried: RowList
+    drift: Tensor
+    """``[R]`` fp32 of the carried rows; infinity for rows that are computed anyway."""
+    places: Tensor
+    """``[C]`` int64: where the computed rows stand among them, -1 for unused ones."""
+
+
 @dataclass(slots=True)
 class StackResult:
     """What came out of the last layer."""
@@ -90,3 +101,6 @@ class StackResult:
     """``[L, S]`` fp32: what each layer's test measured; only where layers test."""
     layer_rows: list[RowList] | None = None
     """The rows that each layer computed, where the stack records them."""
+    layer_selection: list[LayerSelection | None] | None = None
+    """What each layer selected rows by, where the stack records it; None for layers that did not
+    select."""

@@ -10,7 +10,7 @@ from oracles.cases import make_pair
 from oracles.compare import make_config, random_prompts
 
 import dlmcache_cuda
-from dlmcache_cuda.decoding.decoder import Decoder
+from dlmcache_cuda.decoding.decoder import SlotDecoder
 
 LENGTHS = [8, 2, 13]
 
@@ -117,9 +117,9 @@ def test_keys_and_values_of_the_first_layer_are_never_stale(model, cache, commit
         cache = make_config(cache, shift_type="un_right")
     plain = make_pair(model, 3).plain
     checked = 0
-    step_once = Decoder.step
+    step_once = SlotDecoder.step
 
-    def step_and_check(decoder: Decoder) -> Any:
+    def step_and_check(decoder: SlotDecoder) -> Any:
         nonlocal checked
         canvas = decoder.canvas
         tokens = canvas.network_tokens.clone().view(canvas.network_slots, -1)
@@ -141,6 +141,6 @@ def test_keys_and_values_of_the_first_layer_are_never_stale(model, cache, commit
             checked += 1
         return finished
 
-    monkeypatch.setattr(Decoder, "step", step_and_check)
+    monkeypatch.setattr(SlotDecoder, "step", step_and_check)
     decode(model, cache, gen_length=16, block_length=8, stop_at_eos=False, **commit)
     assert checked >= 3 * 8

@@ -57,7 +57,7 @@ def test_trace_is_consistent(family, name):
                 total += rows.numel()
         assert total == sequence.rows_computed
         assert sequence.refreshes == sum(step.refresh for step in sequence.trace)
-        assert sequence.to_dict()["trace"][0]["boundary"] is None
+        assert sequence.to_dict()["trace"]["steps"][0]["boundary"] is None
 
 
 @pytest.mark.parametrize(("family", "name"), CASES)

@@ -12,6 +12,7 @@ import ctypes
 import dataclasses
 import os
 import subprocess
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ import torch
 from oracles.compare import random_prompts
 from oracles.every_policy import CASES, config_of, model_of, options_of
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.cpp_extension import include_paths, library_paths
@@ -27,8 +28,10 @@ from torch.utils.cpp_extension import include_paths, library_paths
 from dlmcache_cuda import _extension
 from dlmcache_cuda.decoding import api
 from dlmcache_cuda.decoding import decoder as decoder_module
-from dlmcache_cuda.decoding.decoder import Decoder
+from dlmcache_cuda.decoding.decoder import SlotDecoder
 from dlmcache_cuda.decoding.defaults import decode_defaults
+from dlmcache_cuda.decoding.orders import draw_orders
+from dlmcache_cuda.decoding.regions import Region
 from dlmcache_cuda.decoding.step_program import StepProgram
 from dlmcache_cuda.model.linear import PlainLinear
 from dlmcache_cuda.policies import make_policy
@@ -102,7 +105,7 @@ def on_fake_cuda(model: Any, dtype: torch.dtype) -> Any:
     return fake
 
 
-class Recording(Decoder):
+class Recording(SlotDecoder):
     """Remembers every report."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -114,7 +117,7 @@ class Recording(Decoder):
         return self.reports[-1]
 
 
-class Following(Decoder):
+class Following(SlotDecoder):
     """Takes its reports from another decoder."""
 
     reports: list[list[int]]
@@ -128,6 +131,16 @@ class Following(Decoder):
         return reason
 
 
+def on_the_host(draw):
+    """Orders are drawn before a step, of tensors with content."""
+
+    def orders(*args):
+        with unset_fake_temporarily():
+            draw(*args)
+
+    return orders
+
+
 def watched(run):
     def program(self):
         with NoCopies():
@@ -136,8 +149,13 @@ def watched(run):
     return program
 
 
-def steps_on_fake_cuda(monkeypatch, family: str, name: str, **given: Any) -> int:
-    """Decodes two prompts on both devices; returns how many steps went on behind a boundary."""
+def steps_on_fake_cuda(
+    monkeypatch, family: str, name: str, holes: Sequence[int] | None = None, **given: Any
+) -> int:
+    """Decodes two prompts on both devices; returns how many steps went on behind a boundary.
+
+    ``holes``: the places of a region that are masks, the others are given.
+    """
     dtype = torch.bfloat16
     monkeypatch.setattr(decoder_module, "reads_nothing", lambda device: True)
     model, prompts = model_of(family), random_prompts(4, [9, 3])
@@ -169,13 +187,21 @@ def steps_on_fake_cuda(monkeypatch, family: str, name: str, **given: Any) -> int
     while waiting or not real.idle:
         while waiting and real.has_free_slot:
             sequence = waiting.pop(0)
-            real.add(sequence, prompts[sequence], 3)
+            prompt = prompts[sequence]
+            region = Region.of_masks(len(prompt), 12, model.mask_token_id)
+            if holes is not None:
+                ids = torch.arange(12)
+                ids[list(holes)] = model.mask_token_id
+                region = Region.of_ids(len(prompt), ids, model.mask_token_id)
+            real.add(sequence, prompt, 3, region=region)
             with mode:
-                fake.add(sequence, mode.from_tensor(prompts[sequence]), 3)
+                region = dataclasses.replace(region, ids=mode.from_tensor(region.ids))
+                fake.add(sequence, mode.from_tensor(prompt), 3, region=region)
         ended = real.step()
         resumed += len(real.reports) > 1
         with mode, monkeypatch.context() as patch:
             patch.setattr(StepProgram, "run", watched(StepProgram.run))
+            patch.setattr(decoder_module, "draw_orders", on_the_host(draw_orders))
             assert fake.step().keys() == ended.keys()
         steps += 1
     assert steps >= 6 and not real.reports
@@ -183,7 +209,7 @@ def steps_on_fake_cuda(monkeypatch, family: str, name: str, **given: Any) -> int
     return resumed
 
 
-@pytest.mark.parametrize(("family", "name"), [c for c in CASES if c[1] not in ("d2", "dkv-greedy")])
+@pytest.mark.parametrize(("family", "name"), CASES)
 def test_no_step_waits_for_the_device(monkeypatch, family, name):
     resumed = steps_on_fake_cuda(monkeypatch, family, name, temperature=0.5)
     assert (resumed > 0) == (name in ("elastic", "composed"))
@@ -206,3 +232,10 @@ def test_no_step_waits_for_the_device(monkeypatch, family, name):
 @pytest.mark.parametrize("family", ["llada", "dream"])
 def test_no_way_to_sample_waits_for_the_device(monkeypatch, family, given):
     steps_on_fake_cuda(monkeypatch, family, "dual", **given)
+
+
+@pytest.mark.parametrize("name", ["dual", "dkv-decode", "elastic", "spa"])
+@pytest.mark.parametrize("family", ["llada", "dream"])
+def test_no_step_of_a_canvas_with_holes_waits_for_the_device(monkeypatch, family, name):
+    holes = [0, 1, 2, 5, 7, 8, 10, 11]
+    steps_on_fake_cuda(monkeypatch, family, name, holes, cfg_scale=0.0)

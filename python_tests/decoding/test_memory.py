@@ -10,7 +10,7 @@ import torch
 import dlmcache_cuda
 from dlmcache_cuda.decoding import available_memory, memory
 from dlmcache_cuda.decoding.arguments import check_settings
-from dlmcache_cuda.decoding.decoder import Decoder
+from dlmcache_cuda.decoding.decoder import SlotDecoder
 from dlmcache_cuda.decoding.defaults import decode_defaults
 from dlmcache_cuda.policies import available_policies, make_policy
 from dlmcache_cuda.testing.tiny_model import random_model
@@ -69,7 +69,7 @@ def test_buffers_are_exactly_as_predicted(name, cfg_scale):
         **decode_defaults() | {"gen_length": 48, "block_length": 24, "cfg_scale": cfg_scale},
     )
     capacity = memory.slot_capacity(max(PROMPT_LENGTHS) + 48)
-    decoder = Decoder(model, make_policy(name), settings, num_slots=2, capacity=capacity)
+    decoder = SlotDecoder(model, make_policy(name), settings, num_slots=2, capacity=capacity)
     predicted = dlmcache_cuda.predict_memory(
         model, PROMPT_LENGTHS, cache=name, cfg_scale=cfg_scale, **SETTINGS
     )
@@ -81,7 +81,7 @@ def test_buffers_are_exactly_as_predicted(name, cfg_scale):
     assert again.weights == model.weight_bytes
     assert again.total == predicted.total  # proxies move from one part to the other
     canvas = decoder.canvas
-    held = [canvas.network_tokens, canvas.commit_step, canvas.log_confidence, canvas.is_prompt]
+    held = [canvas.network_tokens, canvas.commit_step, canvas.log_confidence, canvas.given]
     if canvas.final_mask_id is not None:
         held.append(canvas.tokens)
     assert predicted.canvas == sum(tensor.nbytes for tensor in held)

@@ -1,4 +1,4 @@
-"""Both ways to store a matrix: slices of its rows, rows below it, biases, memory."""
+"""The ways to store a matrix: slices of its rows, rows below it, biases, memory."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import torch
 
 from dlmcache_cuda.model.fp8 import quantise_rows
 from dlmcache_cuda.model.linear import Fp8Linear, PlainLinear
+from dlmcache_cuda.model.packed import PackedLinear, packs
 
 OUTPUTS, WIDTH = 96, 64
 
 
-@pytest.fixture(params=[PlainLinear, Fp8Linear.quantise], ids=["plain", "fp8"])
-def kind(request):
+@pytest.fixture(
+    params=[PlainLinear, PackedLinear, Fp8Linear.quantise], ids=["plain", "packed", "fp8"]
+)
+def kind(request, device):
+    if request.param is PackedLinear and not packs(device, torch.float32):
+        pytest.skip(f"torch packs no matrices on {device}")
     return request.param
 
 
@@ -31,7 +36,7 @@ def test_slices(kind, bias, first, last, rows, device):
     linear = kind(torch.randn(OUTPUTS, WIDTH, device=device), bias)
     x = torch.randn(rows, WIDTH, device=device)
     out = linear(x, first, last)
-    if kind is not PlainLinear:
+    if kind == Fp8Linear.quantise:
         values, scales = quantise_rows(x)
         x = values.float() * scales
     expected = x.double() @ linear.rows(first, last).double().T

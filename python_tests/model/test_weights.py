@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from dlmcache_cuda.model import load
+from dlmcache_cuda.model.native import native_dtypes
 from dlmcache_cuda.testing.tiny_model import (
     random_checkpoint,
     random_config,
@@ -56,7 +57,8 @@ def test_stored_rope_buffers_are_ignored(tmp_path, parts):
 def test_dtypes(tmp_path, stored, asked, device):
     random_checkpoint(tmp_path, dtype=stored)
     model = load(tmp_path, device=device, dtype=asked)
-    default = torch.float32 if device == "cpu" else stored
+    keeps = stored in native_dtypes(torch.device(device))
+    default = stored if keeps else torch.float32
     expected = {None: default, "float32": torch.float32, "bfloat16": torch.bfloat16}.get(
         asked, asked
     )

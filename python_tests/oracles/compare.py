@@ -100,7 +100,7 @@ def make_config(name: str, **options: Any) -> Any:
 def decode_arguments(settings: Settings) -> dict[str, Any]:
     """What ``decode`` gets, except for the seeds, which are one per prompt."""
     arguments = dataclasses.asdict(settings)
-    del arguments["seed"]
+    del arguments["seed"], arguments["region"]
     return arguments
 
 
@@ -219,9 +219,12 @@ def assert_equals_oracle(
     settings: Settings,
     cache: Any,
     seeds: list[int] | None = None,
+    regions: list[list[int]] | None = None,
     **decode_options: Any,
 ) -> list[Record | None]:
     """Decodes all prompts in one call, and each alone by the oracle.
+
+    ``regions``: what stands behind each prompt, masks where text is wanted.
 
     Returns the oracle's records; None stands for a sequence with a decision too close to call,
     which was compared up to there (not at all with an early stop: it overwrites what was committed
@@ -229,11 +232,19 @@ def assert_equals_oracle(
     """
     seeds = seeds if seeds is not None else [settings.seed + i for i in range(len(prompts))]
     arguments = {**decode_arguments(settings), **decode_options}
-    out = dlmcache_cuda.decode(pair.model, prompts, cache=cache, seed=seeds, **arguments)
+    if regions is None:
+        given = {"prompts": prompts}
+    else:
+        parts = zip(prompts, regions, strict=True)
+        given = {"canvas": [torch.cat((prompt, torch.tensor(r))) for prompt, r in parts]}
+    out = dlmcache_cuda.decode(pair.model, cache=cache, seed=seeds, **given, **arguments)
     assert len(out.sequences) == len(prompts)
     records: list[Record | None] = []
     for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
         own = dataclasses.replace(settings, seed=seed)
+        if regions is not None:
+            region = tuple(regions[i])
+            own = dataclasses.replace(own, gen_length=len(region), region=region)
         record = oracle(pair, prompt, own, cache)
         steps = decided_steps(record, own)
         decided = steps == record.forwards

@@ -141,7 +141,7 @@ def certain_masks(
     end = canvas.length
     if len(remaining) >= number:
         blocks = (remaining[number - 1] - first) // size + 1
-        end = max(first + blocks * size, turn.end)
+        end = min(max(first + blocks * size, turn.end), canvas.length)
     density = canvas.log_densities()
     masks = canvas.masks(turn.begin, end)
     score = {p: log_confidence[p] + density[p] for p in masks}

@@ -198,6 +198,7 @@ def decode_windows(
         left = canvas.masks(canvas.prompt_length, canvas.length)
         commits.append([p for p in masked if p not in left])
         ends = [p for p in commits[-1] if canvas.tokens[p] == canvas.ids.end[0]]
+        ends = [p for p in ends if p >= canvas.text_end]
         if options.eos_cut and ends and not cut:
             cut, canvas.end = True, min(ends) + 1
     return canvas.finish()

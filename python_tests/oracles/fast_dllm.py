@@ -58,5 +58,6 @@ def decode_fast_dllm(
         canvas.computed([rows] * model.config.n_layers, refresh)
         alone = refresh and options.first_token and options.refresh_steps is None
         alone = alone and canvas.shift > 0 and turn.count in (None, 1)
-        canvas.decide(turn, rows, logits, [turn.begin] if alone else None)
+        leftmost = canvas.masks(turn.begin, turn.end)[:1]
+        canvas.decide(turn, rows, logits, leftmost if alone else None)
     return canvas.finish()

@@ -37,6 +37,8 @@ class Settings:
     seed: int = 0
     logits_eos_inf: bool = False
     confidence_eos_eot_inf: bool = False
+    # what stands behind the prompt, masks where text is wanted; None: gen_length masks
+    region: tuple[int, ...] | None = None
 
     @property
     def fixed_k(self) -> bool:
@@ -45,10 +47,12 @@ class Settings:
     def blocks(self, prompt_length: int) -> list[tuple[int, int]]:
         size = self.block_length or self.gen_length
         first, last = prompt_length, prompt_length + self.gen_length
-        return [(start, start + size) for start in range(first, last, size)]
+        return [(start, min(start + size, last)) for start in range(first, last, size)]
 
     def schedule(self, masks: int, n_blocks: int) -> list[int]:
         """Commits of each step of a block with ``masks`` masks; the remainder comes first."""
+        if self.steps is None and self.region is not None:
+            return [1] * masks
         steps = (self.steps or self.gen_length) // n_blocks
         return [masks // steps + (i < masks % steps) for i in range(steps)]
 
@@ -144,7 +148,10 @@ class Canvas:
         self.prompt_length = len(prompt)
         self.length = len(prompt) + settings.gen_length
         self.end = self.length  # behind the last position that will be decoded
-        self.tokens = list(prompt) + [ids.mask] * settings.gen_length
+        self.tokens = list(prompt) + list(settings.region or [ids.mask] * settings.gen_length)
+        self.given = [p for p, token in enumerate(self.tokens) if token != ids.mask]
+        # behind the last given text: from here on an end token ends the text
+        self.text_end = max([self.prompt_length, *(p + 1 for p in self.given)])
         self.step = 0
         self.stalled = 0
         self.stopped = False
@@ -158,7 +165,9 @@ class Canvas:
         """Tokens of the positions [begin, end): ``[1, R]``, with guidance ``[2, R]``."""
         rows = [self.tokens]
         if self.settings.cfg_scale > 0:
-            rows.append([self.ids.mask] * self.prompt_length + self.tokens[self.prompt_length :])
+            rows.append(list(self.tokens))
+            for p in self.given:
+                rows[1][p] = self.ids.mask
         return torch.tensor(rows)[:, begin:end]
 
     def masks(self, begin: int, end: int) -> list[int]:
@@ -175,10 +184,11 @@ class Canvas:
     def turns(self) -> Iterator[Turn]:
         """The steps of LLaDA's loop; each is to end with ``decide``."""
         blocks = self.settings.blocks(self.prompt_length)
+        n_blocks = sum(bool(self.masks(begin, end)) for begin, end in blocks)
         for number, (begin, last) in enumerate(blocks):
             end = min(last, self.end)
             masks = self.masks(begin, end)
-            schedule = self.settings.schedule(len(masks), len(blocks))
+            schedule = self.settings.schedule(len(masks), n_blocks)
             order = self.random_order(masks, number)
             i = begun = begun_before = 0
             while self.masks(begin, end):
@@ -363,8 +373,8 @@ class Canvas:
             self.tokens[self.end :] = [self.ids.pad] * (self.length - self.end)
 
     def end_position(self) -> int | None:
-        generated = range(self.prompt_length, self.length)
-        return next((p for p in generated if self.tokens[p] in self.ids.end), None)
+        behind = range(self.text_end, self.length)
+        return next((p for p in behind if self.tokens[p] in self.ids.end), None)
 
     def end_reached(self) -> bool:
         end = self.end_position()

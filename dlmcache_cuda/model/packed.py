@@ -1,0 +1,147 @@
+"""Matrices of a block in the order in which the processor's GEMM reads them.
+
+oneDNN, which torch brings, computes products with few rows up to twice as fast when the weights
+need not be rearranged at every call, and gives every row of ``x`` the same bits however many rows
+there are.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from dlmcache_cuda.model.linear import Linear, PlainLinear
+
+#: Of fp32 and bf16 matrices; float16 needs processors that few have.
+PACKED_DTYPES = (torch.float32, torch.bfloat16)
+
+# Smaller matrices cost more to hand over to oneDNN than it saves.
+_PACKED_FROM = 2**18
+
+# Up to how many rows, and to a multiple of what their number is rounded up then. oneDNN generates
+# code for every number of rows, about a millisecond each, and keeps a thousand.
+_ROUNDING = ((8, 1), (64, 4), (256, 8), (1024, 16))
+_ROUNDING_ABOVE = 64
+
+
+@functools.cache
+def packs(device_type: str, dtype: torch.dtype) -> bool:
+    """Whether matrices can be packed: on CPUs for which torch has oneDNN."""
+    if (
+        device_type != "cpu"
+        or dtype not in PACKED_DTYPES
+        or not torch.backends.mkldnn.is_available()
+    ):
+        return False
+    try:
+        packed = PackedLinear(torch.eye(16, dtype=dtype))
+        x = torch.ones((3, 16), dtype=dtype)
+        return torch.equal(packed(x), x) and torch.equal(packed.rows(), torch.eye(16, dtype=dtype))
+    except (AttributeError, RuntimeError):  # another torch, or a processor without the dtype
+        return False
+
+
+def pack_linear(weight: Tensor, bias: Tensor | None = None) -> Linear:
+    """The fastest way to store ``weight [N, K]``, and ``bias [N]``, where they are."""
+    worthwhile = weight.numel() >= _PACKED_FROM and packs(weight.device.type, weight.dtype)
+    return PackedLinear(weight, bias) if worthwhile else PlainLinear(weight, bias)
+
+
+class PackedLinear:
+    """``W`` packed for oneDNN; nothing else is kept of it.
+
+    Packed rows cannot be sliced. Where a call asks for rows ``[first, last)`` the matrix is cut
+    there, once, and calls for more than one part put these together.
+
+    Args:
+        weight: ``[N, K]``, fp32 or bf16, on a CPU for which :func:`packs` holds.
+        bias: ``[N]`` in the same dtype.
+        cuts: rows at which it is cut already, ascending.
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, cuts: tuple[int, ...] = ()
+    ) -> None:
+        self.bias = bias
+        self._shape = tuple(weight.shape)
+        self._itemsize = weight.itemsize
+        # One attribute, so that threads see all parts before a cut or all behind it.
+        self._parts = _cut(weight, bias, (0, *cuts, len(weight)))
+
+    def __len__(self) -> int:
+        return self._shape[0]
+
+    def __call__(self, x: Tensor, first: int = 0, last: int | None = None) -> Tensor:
+        parts = self._between(first, len(self) if last is None else last)
+        num_rows = len(x)
+        if num_rows == 0 or not parts:
+            width = sum(part.size for part in parts)
+            return x.new_empty((num_rows, width))
+        missing = _rounded(num_rows) - num_rows
+        if missing:
+            x = torch.nn.functional.pad(x, (0, 0, 0, missing))
+        outs = [part.product(x)[:num_rows] for part in parts]
+        return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
+
+    def rows(self, first: int = 0, last: int | None = None) -> Tensor:
+        last = len(self) if last is None else last
+        dense = [
+            part.dense()[max(first - part.first, 0) : last - part.first]
+            for part in self._parts
+            if part.first < last and first < part.first + part.size
+        ]
+        return torch.cat(dense) if dense else self._parts[0].dense()[:0]
+
+    def with_rows(self, keep: int, more: Tensor) -> PackedLinear:
+        bias = None
+        if self.bias is not None:
+            bias = torch.cat((self.bias[:keep], self.bias.new_zeros(len(more))))
+        cuts = [part.first for part in self._parts if 0 < part.first < keep]
+        cuts += [keep] if keep > 0 and len(more) else []
+        return PackedLinear(torch.cat((self.rows(0, keep), more)), bias, tuple(cuts))
+
+    @property
+    def nbytes(self) -> int:
+        held = self._shape[0] * self._shape[1] * self._itemsize
+        return held + (0 if self.bias is None else self.bias.nbytes)
+
+    def _between(self, first: int, last: int) -> list[_Part]:
+        parts = self._parts
+        edges = {part.first for part in parts} | {len(self)}
+        if first < last and not {first, last} <= edges:
+            self._parts = parts = _cut(self.rows(), self.bias, tuple(sorted(edges | {first, last})))
+        return [p for p in parts if first <= p.first and p.first + p.size <= last]
+
+
+class _Part:
+    """Consecutive rows of a matrix, packed."""
+
+    __slots__ = ("first", "size", "_packed", "_bias")
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, first: int) -> None:
+        self.first = first
+        self.size = len(weight)
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+        self._bias = bias
+
+    def product(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
+
+    def dense(self) -> Tensor:
+        return self._packed.to_dense()
+
+
+def _cut(weight: Tensor, bias: Tensor | None, edges: tuple[int, ...]) -> tuple[_Part, ...]:
+    spans = zip(edges, edges[1:], strict=False)
+    return tuple(
+        _Part(weight[first:last], None if bias is None else bias[first:last], first)
+        for first, last in spans
+        if first < last
+    )
+
+
+def _rounded(num_rows: int) -> int:
+    step = next((step for most, step in _ROUNDING if num_rows <= most), _ROUNDING_ABOVE)
+    return (num_rows + step - 1) // step * step

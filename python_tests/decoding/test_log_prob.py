@@ -1,0 +1,125 @@
+"""The log-probability at commit is that of the model's own softmax, whatever ranked the tokens."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import pytest
+import torch
+from torch import Tensor
+
+import dlmcache_cuda
+from dlmcache_cuda.policies import available_policies
+from dlmcache_cuda.testing.tiny_model import random_model
+
+PROMPTS = [[3, 5, 8, 2], [9, 1]]
+GEN_LENGTH = 12
+SAMPLERS = {
+    "default": {},
+    "warm": {"temperature": 0.9},
+    "threshold": {"threshold": 0.3, "block_length": 6},
+    "factor": {"factor": 1.5},
+    "random": {"remasking": "random"},
+    "random-order": {"remasking": "random_order"},
+    "guided": {"cfg_scale": 0.8},
+    "logits-eos": {"logits_eos_inf": True},
+    "confidence-eos": {"confidence_eos_eot_inf": True},
+    "both-eos": {"logits_eos_inf": True, "confidence_eos_eot_inf": True, "temperature": 1.5},
+    "guided-eos": {"cfg_scale": 0.8, "confidence_eos_eot_inf": True},
+    "maskgit": {"alg": "maskgit_plus"},
+    "maskgit-warm": {"alg": "maskgit_plus", "temperature": 0.6, "top_p": 0.9},
+    "margin": {"alg": "topk_margin", "top_k": 5, "alg_temp": 0.4},
+    "entropy": {"alg": "entropy", "temperature": 0.7, "logits_eos_inf": True},
+    "origin": {"alg": "origin", "temperature": 0.4, "steps": 6},
+}
+# What ranks or confines candidates in ways of their own, at settings that compute everything.
+CACHES = ("none", "d2", "spa", "dkv-greedy")
+
+
+@functools.cache
+def model_of(family: str, seed: int = 11):
+    # Few tokens, so that end tokens have probabilities that count.
+    return random_model(seed, vocab_size=23, model_type=family)
+
+
+def logits_before(model, sequence, step: int, cfg_scale: float) -> Tensor:
+    """``[G, V]`` fp32: what the model said of the generation region before ``step``."""
+    ids = sequence.ids.clone()
+    ids[(sequence.commit_step >= step) | (sequence.commit_step < 0)] = model.mask_token_id
+    prompt = sequence.prompt_ids
+    canvas = torch.cat([prompt, ids])
+    logits = model.logits([canvas])[0].float()
+    if cfg_scale:
+        canvas = canvas.clone()
+        canvas[: len(prompt)] = model.mask_token_id
+        unguided = model.logits([canvas])[0].float()
+        logits = unguided + (cfg_scale + 1) * (logits - unguided)
+    first = len(prompt) - model.shift
+    return logits[first : first + len(ids)]
+
+
+def assert_log_probs(model, sequence, cfg_scale: float = 0.0) -> None:
+    committed = sequence.commit_step >= 0
+    assert committed.any()
+    assert sequence.log_prob.dtype == torch.float32 and sequence.log_prob.shape == (GEN_LENGTH,)
+    assert sequence.log_prob.isnan().equal(~committed)
+    for step in sequence.commit_step[committed].unique().tolist():
+        log_probs = logits_before(model, sequence, step, cfg_scale).log_softmax(-1)
+        mine = sequence.commit_step == step
+        expected = log_probs.gather(1, sequence.ids[:, None])[:, 0]
+        torch.testing.assert_close(sequence.log_prob[mine], expected[mine], rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("family", ["llada", "Dream"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_log_prob_is_that_of_the_softmax_of_the_logits(sampler, family):
+    options, model = SAMPLERS[sampler], model_of(family)
+    out = dlmcache_cuda.decode(
+        model, PROMPTS, gen_length=GEN_LENGTH, seed=4, stop_at_eos=False, **options
+    )
+    for sequence in out.sequences:
+        assert_log_probs(model, sequence, options.get("cfg_scale", 0.0))
+        confidence = sequence.confidence.log()
+        differs = not torch.allclose(confidence, sequence.log_prob, atol=1e-4, equal_nan=True)
+        filtered = {"logits_eos_inf", "confidence_eos_eot_inf", "top_p", "top_k"} & options.keys()
+        drawn = "alg" in options and "temperature" in options
+        if family == "llada":  # Dream's default is an alg
+            assert differs == bool(filtered or drawn)
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_log_prob_under_caches_with_candidates_of_their_own(cache):
+    model, policy = model_of("llada"), available_policies()[cache]
+    out = dlmcache_cuda.decode(
+        model, PROMPTS, gen_length=GEN_LENGTH, cache=policy.exact_config(), logits_eos_inf=True
+    )
+    for sequence in out.sequences:
+        assert_log_probs(model, sequence)
+
+
+def test_an_end_token_without_confidence_has_its_probability():
+    """Left out of the softmax that ranks, it is committed with confidence 0."""
+    model = model_of("llada", seed=4)  # one that predicts end tokens
+    out = dlmcache_cuda.decode(
+        model, [[n] for n in range(20)], gen_length=GEN_LENGTH, stop_at_eos=False,
+        confidence_eos_eot_inf=True, logits_eos_inf=False,
+    )  # fmt: skip
+    ends = torch.tensor(model.end_token_ids)
+    unsure = [sequence for sequence in out.sequences if (sequence.confidence == 0).any()]
+    assert unsure
+    for sequence in unsure:
+        assert torch.isin(sequence.ids[sequence.confidence == 0], ends).all()
+        assert sequence.log_prob.isfinite().all()
+        assert_log_probs(model, sequence)
+
+
+def test_output_as_json_has_numbers_per_position():
+    model = model_of("llada")
+    out = dlmcache_cuda.decode(model, PROMPTS, gen_length=GEN_LENGTH, threshold=0.2)
+    data = json.loads(json.dumps(out.to_dict(), allow_nan=False))
+    for record, sequence in zip(data["sequences"], out.sequences, strict=True):
+        lengths = {len(record[name]) for name in ("ids", "commit_step", "confidence", "log_prob")}
+        assert lengths == {GEN_LENGTH}
+        for value, expected in zip(record["log_prob"], sequence.log_prob.tolist(), strict=True):
+            assert value == expected or (value is None and expected != expected)

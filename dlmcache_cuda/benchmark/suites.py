@@ -194,7 +194,13 @@ def stock(size: Size) -> Suite:
     models = ("random:2x64:vocab=256",) if size.small else (SMALL, LARGE)
     for sequences in (1, 2 if size.small else 8):
         bundled = Workload(
-            BUNDLED, QUESTIONS, sequences, sequences, 96, early_stop=False, seed=SEED
+            BUNDLED,
+            QUESTIONS,
+            sequences,
+            sequences,
+            32 if size.small else 96,
+            early_stop=False,
+            seed=SEED,
         )
         drawn = [
             Workload(m, RANDOM, sequences, sequences, 32, 32 if size.small else 224,

@@ -11,6 +11,13 @@ from dlmcache_cuda.cli.bench import SUITE_NAMES
 from dlmcache_cuda.cli.main import main
 from dlmcache_cuda.testing.tiny_model import random_checkpoint
 
+
+@pytest.fixture(autouse=True)
+def _no_copies(monkeypatch):
+    """Half a second per call that these tests do not need."""
+    monkeypatch.setattr("dlmcache_cuda.benchmark.machine.copy_bandwidth", lambda _device: 1.0)
+
+
 TINY = ["--model", "random:2x64:vocab=96", "--gen-lengths", "16", "--prompt-lengths", "12"]
 QUICK = ["--policies", "dual", "--repeats", "1", "--no-memory", "--device", "cpu"]
 

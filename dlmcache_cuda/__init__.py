@@ -26,5 +26,6 @@ from dlmcache_cuda.model import load as load
 from dlmcache_cuda.policies import available_policies as available_policies
 from dlmcache_cuda.policies.presets import Preset as Preset
 from dlmcache_cuda.policies.presets import presets as presets
+from dlmcache_cuda.report import trace_page as trace_page
 
 __version__ = "0.1.0"

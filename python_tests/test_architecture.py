@@ -31,6 +31,7 @@ ALLOWED = {
     "assets": set(),
     "decoding": {"ops", "cache", "model", "policies", "samplers", "stack", "profiling"},
     "benchmark": {"ops", "assets", "decoding", "model", "policies", "testing", ""},
+    "report": {"decoding"},
     "cli": {
         "benchmark",
         "_extension",
@@ -40,11 +41,14 @@ ALLOWED = {
         "model",
         "policies",
         "samplers",
+        "serving",
+        "report",
         "",
     },
+    "serving": {"decoding", "model", "policies", ""},
     "testing": {"ops", "reference", "cache", "model", "assets", ""},
     "__main__": {"cli"},
-    "": {"_extension", "decoding", "model", "policies"},
+    "": {"_extension", "decoding", "model", "policies", "report"},
 }
 
 

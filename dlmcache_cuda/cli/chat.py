@@ -2,6 +2,9 @@
 
 /reset forgets the conversation, /exit or end of input leaves. The bundled model knows single
 questions only, so it forgets after every answer.
+
+On a terminal an answer is shown while it is decoded: what is final as it is, the draft dim. To a
+pipe text is written as soon as it is final.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from dlmcache_cuda.cli.live_text import show_answer
 from dlmcache_cuda.cli.options import (
     add_decode_options,
     add_model_options,
@@ -24,8 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    import dlmcache_cuda
-
     options = decode_options(arguments)
     model = load_model(arguments)
     forget = arguments.forget or arguments.model is None
@@ -51,14 +53,13 @@ def run(arguments: argparse.Namespace) -> int:
             continue
         messages.append({"role": "user", "content": text})
         try:
-            out = dlmcache_cuda.decode(model, messages, **options)
+            answer = show_answer(model, messages, **options)
         except ValueError as error:
             # A message that is too long is the user's to shorten; the conversation goes on.
             messages.pop()
             print(f"dlmcache: error: {error}", file=sys.stderr)
             continue
-        print(out.text[0], flush=True)
         if forget:
             messages.clear()
         else:
-            messages.append({"role": "assistant", "content": out.text[0]})
+            messages.append({"role": "assistant", "content": answer})

@@ -29,15 +29,26 @@ def load_model(arguments: argparse.Namespace):
     )
 
 
-def add_decode_options(parser: argparse.ArgumentParser, gen_length: int | None) -> None:
-    """The options of ``dlmcache_cuda.decode``, under its names; ``gen_length`` is the default, and
-    None leaves that option out."""
+def add_decode_options(
+    parser: argparse.ArgumentParser,
+    gen_length: int | None,
+    block_length: int | None = None,
+    of_one_call: bool = True,
+) -> None:
+    """The options of ``dlmcache_cuda.decode``, under its names.
+
+    Args:
+        gen_length: the default; None leaves that option out.
+        block_length: the default.
+        of_one_call: also what belongs to a call rather than to many: the seed.
+    """
     group = parser.add_argument_group("decoding")
     if gen_length is not None:
         group.add_argument(
             "--gen-length", type=int, default=gen_length, help="default: %(default)s"
         )
-    group.add_argument("--block-length", type=int, help="default: one block")
+    blocks = "one block" if block_length is None else "%(default)s"
+    group.add_argument("--block-length", type=int, default=block_length, help=f"default: {blocks}")
     group.add_argument("--steps", type=int, help="default: one token per step")
     group.add_argument("--temperature", type=float, default=0.0, help="default: %(default)s")
     group.add_argument("--cfg-scale", type=float, default=0.0, help="default: %(default)s")
@@ -58,11 +69,14 @@ def add_decode_options(parser: argparse.ArgumentParser, gen_length: int | None) 
         help="a setting of the cache: refresh_steps=4, gamma=none, layer_ratios=0.1,1/8; may be "
         "repeated",
     )
-    group.add_argument("--no-stop-at-eos", action="store_true", help="make every step")
     group.add_argument(
         "--no-cuda-graphs", action="store_true", help="launch kernels one by one (debugging)"
     )
-    group.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    if of_one_call:
+        group.add_argument("--no-stop-at-eos", action="store_true", help="make every step")
+        group.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    else:
+        parser.set_defaults(no_stop_at_eos=False, seed=None)
 
 
 def decode_options(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -212,10 +212,19 @@ def _decoding(settings: DecodeSettings, slot: Slot) -> dict[str, Any]:
 
 
 def _pieces(model: Llada, ids: Iterable[int]) -> dict[int, str]:
-    """Tokens as text, each by itself: one that is a part of a character reads as U+FFFD."""
+    """Tokens as text; one that is a part of a character reads as U+FFFD."""
     try:
         tokenizer = model.tokenizer
     except FileNotFoundError:
         return {}
-    known = [token for token in ids if token >= 0]
-    return {token: tokenizer.decode([token], skip_special_tokens=False) for token in known}
+
+    def text(*tokens: int) -> str:
+        return tokenizer.decode(list(tokens), skip_special_tokens=False)
+
+    def piece(token: int) -> str:
+        # Many tokenizers drop or add a space at the start of a text: the second of two is whole.
+        alone = text(token)
+        both = text(token, token)
+        return both[len(alone) :] if both.startswith(alone) else alone
+
+    return {token: piece(token) for token in ids if token >= 0}

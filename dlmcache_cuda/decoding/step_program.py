@@ -151,6 +151,7 @@ class StepProgram:
             budgets=self._layer_budgets(),
             window=plan.window,
             masked=self._masked_to_end() if spec.tracking else None,
+            prompt_embeds=canvas.prompt_embeds,
             boundary=self.boundary,
             bounds=None if self.boundary is None else control.loop.boundary,
         )
@@ -161,7 +162,8 @@ class StepProgram:
             return None
         layers, slots = len(budgets.rows), len(budgets.rows[0])
         rows = self._extra()[0].view(layers, slots)
-        reliable = self.shape.counts is not None and not budgets.forces_more
+        counts = self.shape.counts
+        reliable = counts is not None and None not in counts and not budgets.forces_more
         return LayerBudgets(self.shape.budgets, rows, budgets.rows if reliable else None)
 
     def _masked_to_end(self) -> Tensor:

@@ -259,4 +259,5 @@ def test_demo_shows_every_cache_and_right_answers(capsys):
     assert dual["rows_relative"] < 0.5
     assert main(["demo", "--questions", "1"]) == 0
     table = capsys.readouterr().out
-    assert "/forward" in table and "dual" in table and "Question" in table
+    assert "/forward" in table and "dual" in table and "\x1b" not in table
+    assert table.index("Question  ") < table.index("Answer    #1") < table.index("cache ")

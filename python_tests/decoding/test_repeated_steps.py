@@ -17,6 +17,7 @@ from oracles.resident import resident
 
 import dlmcache_cuda
 from dlmcache_cuda.decoding.step_outcome import StepOutcome
+from dlmcache_cuda.model import attention
 from dlmcache_cuda.policies.d2 import D2, D2Config
 from dlmcache_cuda.policies.dkv_decode import DkvDecodeConfig
 from dlmcache_cuda.policies.dkv_greedy import DkvGreedyConfig
@@ -78,6 +79,16 @@ def test_more_rows_than_expected(monkeypatch, family, commit, expected):
     assert_decodes_the_same(family, 3, cache=config, **COMMITS[commit])
     assert attempts.overflowing > 0
     assert expected == 0 or attempts.overflowing < attempts.steps // 2
+
+
+@pytest.mark.parametrize("family", ["llada", "dream"])
+def test_sequences_enter_beside_others_whose_rows_do_not_fit(monkeypatch, family):
+    """A refreshed canvas goes through dense attention although others have unknown counts."""
+    monkeypatch.setattr(attention, "DENSE_FROM", 1)
+    monkeypatch.setattr(D2, "expected_rows", lambda self, view, plan: 3 + view.step % 20)
+    attempts = Attempts(monkeypatch)
+    assert_decodes_the_same(family, 3, cache=D2Config(current_k=7, rollout_p=0.3), steps=8)
+    assert attempts.overflowing > 0
 
 
 def test_as_many_rows_as_before_are_expected(monkeypatch):

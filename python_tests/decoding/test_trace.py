@@ -10,6 +10,7 @@ from oracles.compare import random_prompts
 from oracles.every_policy import CASES, POLICIES, config_of, model_of, options_of
 
 import dlmcache_cuda
+from dlmcache_cuda.assets.questions import make_questions
 from dlmcache_cuda.decoding import decoder as decoder_module
 
 GEN_LENGTH = 24
@@ -124,5 +125,13 @@ def test_padding_behind_an_early_end_is_written():
         canvas[step.written - len(sequence.prompt_ids)] = step.tokens
     decided = canvas != model.mask_token_id
     assert torch.equal(canvas[decided], sequence.ids[decided])
+
+
+def test_pieces_make_the_text():
+    model = dlmcache_cuda.load()
+    question = [{"role": "user", "content": make_questions(1, seed=5)[0].prompt}]
+    (sequence,) = dlmcache_cuda.decode(model, question, gen_length=32, trace=True).sequences
     pieces = sequence.trace.pieces
-    assert sequence.text == "".join(pieces[token] for token in sequence.visible_ids.tolist())
+    visible = sequence.visible_ids.tolist()
+    assert len(visible) > 5
+    assert sequence.text == "".join(pieces[token] for token in visible).strip()

@@ -31,8 +31,10 @@ ALLOWED = {
     "assets": set(),
     "decoding": {"ops", "cache", "model", "policies", "samplers", "stack", "profiling"},
     "tuning": {"ops", "cache", "decoding", "model", "policies"},
+    "benchmark": {"ops", "assets", "decoding", "model", "policies", "testing", ""},
     "report": {"decoding"},
     "cli": {
+        "benchmark",
         "tuning",
         "_extension",
         "ops",

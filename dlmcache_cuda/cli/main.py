@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from dlmcache_cuda.cli import (
+    bench,
     calibrate,
     chat,
     decode,
@@ -20,7 +21,7 @@ from dlmcache_cuda.cli import (
     verify,
 )
 
-COMMANDS = (demo, decode, fill, chat, trace, verify, calibrate, serve, presets, env)
+COMMANDS = (demo, decode, fill, chat, trace, verify, calibrate, serve, presets, bench, env)
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 

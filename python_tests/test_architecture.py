@@ -30,8 +30,10 @@ ALLOWED = {
     "samplers": {"ops", "cache"},
     "assets": set(),
     "decoding": {"ops", "cache", "model", "policies", "samplers", "stack", "profiling"},
+    "benchmark": {"ops", "assets", "decoding", "model", "policies", "testing", ""},
     "report": {"decoding"},
     "cli": {
+        "benchmark",
         "_extension",
         "ops",
         "assets",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from dlmcache_cuda.policies import CalibratedCache, PolicyConfig, available_policies, make_policy
@@ -106,6 +107,24 @@ def decode_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "cuda_graphs": False if arguments.no_cuda_graphs else None,
         "seed": arguments.seed,
     }
+
+
+def unfolded(options: dict[str, Any], block_length: int | None) -> dict[str, Any]:
+    """Options in which a calibrated cache is its config, for what keeps settings apart.
+
+    Args:
+        block_length: where neither the options nor the file say one.
+    """
+    cache, options = options["cache"], dict(options)
+    decode: Mapping[str, Any] = {}
+    if isinstance(cache, CalibratedCache):
+        options["cache"], decode = cache.config, cache.decode
+    if options["block_length"] is None:
+        options["block_length"] = decode.get("block_length") or block_length
+    rule = ("threshold", "steps", "factor", "alg", "remasking")
+    if all(options[name] is None for name in rule):
+        options["threshold"] = decode.get("threshold")
+    return options
 
 
 def cache_config(name: str, settings: list[str]) -> PolicyConfig | CalibratedCache:

@@ -10,7 +10,7 @@ from typing import Any
 from dlmcache_cuda.decoding.arguments import check_settings
 from dlmcache_cuda.decoding.defaults import decode_defaults
 from dlmcache_cuda.model import Llada
-from dlmcache_cuda.policies import PolicyConfig, make_policy
+from dlmcache_cuda.policies import PolicyConfig, make_policy, policy_named
 from dlmcache_cuda.policies.vanilla import VanillaConfig
 from dlmcache_cuda.serving.errors import bad_request
 
@@ -144,7 +144,7 @@ def cache_from_json(value: Any) -> PolicyConfig:
     settings = dict(settings)
     name = settings.pop("name")
     try:
-        config_type = make_policy(name).Config
+        config_type = policy_named(name).Config  # a request never names a file
         known = [field.name for field in dataclasses.fields(config_type)]
         for key in settings:
             if key not in known:

@@ -113,6 +113,7 @@ def check_settings(
     cuda_graphs: bool | None,
     logits_eos_inf: bool,
     confidence_eos_eot_inf: bool,
+    suppress_token_ids: Sequence[int] | None = None,
     regions: Sequence[Region] | None = None,
 ) -> DecodeSettings:
     """The settings of :func:`dlmcache_cuda.decode`, or an error that names the argument.
@@ -125,6 +126,13 @@ def check_settings(
     gen_length = _integer("gen_length", gen_length, 1)
     if regions is not None:
         gen_length = max(len(region.ids) for region in regions)
+    block_length, threshold = _calibrated(
+        policy,
+        None if regions is not None else gen_length,
+        block_length,
+        threshold,
+        (steps, factor, alg, remasking),
+    )
     block_length = gen_length if block_length is None else _integer("block_length", block_length, 1)
     if regions is not None:
         block_length = min(block_length, gen_length)
@@ -150,9 +158,9 @@ def check_settings(
         raise TypeError(f"callback must be callable or None, got {type(callback).__name__}")
     temperature = _number("temperature", temperature, ">= 0", lambda value: value >= 0)
     end_ids = model.end_token_ids
-    suppress: tuple[int, ...] = ()
+    suppress = _suppressed(model, suppress_token_ids)
     if _flag("logits_eos_inf", logits_eos_inf):
-        suppress = tuple(end_ids[:1])
+        suppress = tuple(dict.fromkeys((*suppress, *end_ids[:1])))
     without_confidence: tuple[int, ...] = ()
     if _flag("confidence_eos_eot_inf", confidence_eos_eot_inf):
         # The reference puts -inf into the noised logits for the first id and into the plain ones
@@ -190,12 +198,56 @@ def check_settings(
     )
 
 
+def _calibrated(
+    policy: CachePolicy,
+    gen_length: int | None,
+    block_length: int | None,
+    threshold: float | None,
+    others: Sequence[Any],
+) -> tuple[int | None, float | None]:
+    """Block length and threshold that a calibrated cache was found with, where none are given.
+
+    Args:
+        gen_length: what blocks must divide; None: they need not.
+        others: the other arguments that say what is committed: with one of them no threshold is
+            filled in.
+    """
+    found = policy.decoding
+    if block_length is None:
+        block_length = found.get("block_length")
+        if block_length and gen_length and gen_length % block_length:
+            raise ValueError(
+                f"the cache was calibrated with block_length={block_length}, which does not divide "
+                f"gen_length ({gen_length}): change gen_length or give a block_length"
+            )
+    if threshold is None and all(value is None for value in others):
+        threshold = found.get("threshold")
+    return block_length, threshold
+
+
+def _suppressed(model: Llada, ids: Sequence[int] | None) -> tuple[int, ...]:
+    if ids is None:
+        return model.suppress_token_ids
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, Sequence):
+        raise TypeError(f"suppress_token_ids must be a list of token ids or None, got {ids!r}")
+    vocab = model.config.embedding_size
+    for token in ids:
+        if not isinstance(token, Integral) or isinstance(token, bool):
+            raise TypeError(f"suppress_token_ids must hold integers, got {token!r}")
+        if not 0 <= token < vocab:
+            raise ValueError(
+                f"suppress_token_ids holds {token}; ids of this model are 0 to {vocab - 1}"
+            )
+    return tuple(dict.fromkeys(int(token) for token in ids))
+
+
 def check_one_of(caller: str = "decode", /, **given: Any) -> None:
     """Refuses calls that give none or several of these arguments."""
     named = [name for name, value in given.items() if value is not None]
     if len(named) != 1:
-        got = " and ".join(named) or "neither"
-        raise TypeError(f"{caller} takes one of {' and '.join(given)}, got {got}")
+        *others, last = given
+        got = " and ".join(named) or ("neither" if len(given) == 2 else "none")
+        raise TypeError(f"{caller} takes one of {', '.join(others)} and {last}, got {got}")
 
 
 def check_model(model: Any) -> None:

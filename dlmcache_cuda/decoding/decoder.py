@@ -55,6 +55,7 @@ class SlotDecoder:
         settings: lengths and sampler.
         num_slots: sequences in flight.
         capacity: positions of a slot: the longest canvas, a prompt plus ``gen_length``.
+        embeds: prompts may be given as embeddings, for which buffers are kept.
 
     All state is in the object: decoders on different threads may share a model.
     """
@@ -67,6 +68,7 @@ class SlotDecoder:
         *,
         num_slots: int,
         capacity: int,
+        embeds: bool = False,
     ) -> None:
         self.model = model
         self.policy = policy
@@ -81,6 +83,7 @@ class SlotDecoder:
             guided=self.sampler.cfg_scale > 0,
             mask_is_final=policy.mask_is_final and not self.sampler.rule.leaves_masks,
             own_log_prob=not self.sampler.confidence_is_log_prob,
+            embeds=embeds,
         )
         self.slots: list[Slot | None] = [None] * num_slots
         device = model.device
@@ -143,6 +146,7 @@ class SlotDecoder:
         seed: int,
         settings: DecodeSettings | None = None,
         region: Region | None = None,
+        prompt_embeds: Tensor | None = None,
     ) -> int:
         """Puts a sequence into a free slot and returns the slot's number.
 
@@ -153,6 +157,8 @@ class SlotDecoder:
             settings: the decoder's for a shorter ``gen_length``, where the sequence has one of its
                 own: lengths, and steps per block.
             region: what stands behind the prompt. Default: ``gen_length`` masks.
+            prompt_embeds: ``[P, W]`` in the model's dtype: what the prompt has in place of tokens;
+                for decoders with ``embeds``.
         """
         settings = settings or self.settings
         place = self.slots.index(None)
@@ -168,7 +174,7 @@ class SlotDecoder:
             settings.rule_of(region),
             self.model.shift,
         )
-        self.canvas.enter(place, torch.cat((prompt_ids, region.ids)))
+        self.canvas.enter(place, torch.cat((prompt_ids, region.ids)), prompt_embeds)
         self.policy.enter(place)
         self.slots[place] = slot
         if self.recorder is not None:

@@ -152,6 +152,7 @@ class StepProgram:
             budgets=self._layer_budgets(),
             window=plan.window,
             masked=self._masked_to_end() if spec.tracking else None,
+            prompt_embeds=canvas.prompt_embeds,
             boundary=self.boundary,
             bounds=None if self.boundary is None else control.bounds,
         )

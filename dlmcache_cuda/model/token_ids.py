@@ -17,6 +17,8 @@ class TokenIds:
     """A text ends at the first of any of these."""
     pad: int
     """Stands behind the end of a text: the config's, else the first end id."""
+    suppress: tuple[int, ...] = ()
+    """Never predicted unless decoding is told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

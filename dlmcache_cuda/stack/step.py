@@ -54,6 +54,8 @@ class StackStep:
     """Rows whose attention decides what is tracked."""
     masked: Tensor | None = None
     """``[M]`` bool: masks, which are never tracked."""
+    prompt_embeds: Tensor | None = None
+    """Embeddings of rows that have no token, see :meth:`dlmcache_cuda.model.Llada.embed`."""
     boundary: Sequence[int | None] | None = None
     """A step that goes on with the slots whose boundary was guessed wrong: from which layer each
     computes its canvas; no rows enter."""

@@ -37,6 +37,6 @@ function paintCells(context, columns, rows, shade, box) {
 function ticks(low, high, count) {
   const raw = (high - low) / Math.max(1, count), power = 10 ** Math.floor(Math.log10(raw));
   const unit = power * [1, 2, 5, 10].find((factor) => factor * power >= raw), list = [];
-  for (let value = Math.ceil(low / unit) * unit; value <= high + unit * 1e-6; value += unit) list.push(Number(value.toPrecision(6)));
+  for (let value = Math.ceil(low / unit) * unit; value <= high + unit * 1e-6; value += unit) list.push(Math.abs(value) < unit * 1e-6 ? 0 : Number(value.toPrecision(6)));
   return list;
 }

@@ -33,7 +33,7 @@ const driftCharts = [];
     if (record.steps.some((made) => made[name])) host.append(makeChart(name, chart));
   }
   if (!driftCharts.length) host.append(element("p", { className: "hint" }, record.cache === "d2"
-    ? "This cache compares nothing with a threshold: it ranks positions by certainty and by the attention that flows to them." : NO_DRIFT));
+    ? "This cache compares nothing with a threshold: it ranks positions by certainty and by the attention that flows to them, which is shown above under “Attention”." : NO_DRIFT));
 })();
 
 function makeChart(name, chart) {
@@ -124,7 +124,7 @@ function drawGrid(context, width, height, values, y) {
     context.fillStyle = color("line");
     context.fillRect(PLOT.left, y(value) - 0.5, width - PLOT.left - PLOT.right, 1);
     context.fillStyle = color("muted");
-    context.fillText(value >= 0.001 ? String(value) : value.toExponential(0), PLOT.left - 8, y(value));
+    context.fillText(Math.abs(value) >= 0.001 ? String(value) : value ? value.toExponential(0) : "0", PLOT.left - 8, y(value));
   }
   context.textAlign = "center";
   context.textBaseline = "top";

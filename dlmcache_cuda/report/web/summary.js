@@ -8,14 +8,17 @@ for (let step = 0; step < stepCount; step++) counts[reasonOf(step)]++;
     element("strong", {}, record.model), " starts with blanks and fills them in, in any order, over ",
     element("strong", {}, plural(stepCount, "step")), ". At each step it would have to look at the whole text again; a cache spares it most of that. ",
     "This run used the cache ", element("strong", {}, record.cache), ". ", CACHES[record.cache] || "");
-  const scheduled = record.cache === "none" ? stepCount : counts.schedule + counts.start;
+  const refreshes = counts.start + counts.schedule + counts.drift;
   const tiles = [
     [plural(record.visible, "token"), `written; it stopped because ${STOPS[record.stop_reason] || record.stop_reason}`],
     [plural(record.forwards, "step"), `passes through the model, ${(record.visible / record.forwards).toFixed(2)} tokens per pass`],
-    [percent(share), "of the rows that would be computed without a cache"],
-    [`${(1 / share).toFixed(1)}×`, `less work: ${record.rows_computed.toLocaleString("en")} of ${record.rows_vanilla.toLocaleString("en")} rows`],
-    [plural(scheduled + counts.drift, "refresh").replace("refreshs", "refreshes"), `${scheduled} by schedule, ${counts.drift} because of drift`],
+    [percent(share), "of the rows that would be computed without a cache; a row is one position in one layer"],
   ];
+  if (record.cache !== "none") {
+    tiles.push(
+      [`${(1 / share).toFixed(1)}×`, `less work: ${record.rows_computed.toLocaleString("en")} of ${record.rows_vanilla.toLocaleString("en")} rows`],
+      [`${refreshes} refresh${refreshes === 1 ? "" : "es"}`, `${counts.start} to begin with, ${counts.schedule} by schedule, ${counts.drift} because of drift`]);
+  }
   document.getElementById("tiles").append(...tiles.map(([value, text]) =>
     element("div", {}, element("dt", {}, text), element("dd", {}, value))));
   document.getElementById("words").append(...Object.entries(GLOSSARY).flatMap(([word, text]) =>

@@ -55,6 +55,7 @@ function drawText(step) {
       if (guess && !decided && guess.token !== record.mask && !isSpecial(guess.token)) { names.push("blank"); text = piece(guess.token); }
       else { names.push("empty"); text = ""; }
     } else if (isSpecial(token)) { names.push("special"); text = text.trim().replace(/[<>|⟨⟩]/g, ""); }
+    if (position === 0 || position === promptLength) text = text.replace(/^ /, "");
     if (position >= promptLength && givenPositions.has(position)) names.push("given");
     if (step && token !== before[position]) names.push("new");
     span.className = names.join(" ");

@@ -20,7 +20,7 @@ function drawTimeline(step) {
   context.globalAlpha = 1;
   context.fillStyle = color("ink");
   context.fillRect(timelineX(step, width) - 0.75, 0, 1.5, height);
-  const shown = Object.keys(REASONS).filter((reason) => counts[reason] && !(record.cache === "none" && reason === "schedule"));
+  const shown = Object.keys(REASONS).filter((reason) => counts[reason]);
   document.getElementById("timeline-legend").replaceChildren("Bars: rows computed at each step",
     ...(record.cache === "none" ? [] : shown.map((reason) => key(REASONS[reason], { background: reasonColor(reason) }))));
 }
@@ -28,7 +28,7 @@ function drawTimeline(step) {
 timeline.addEventListener("mousemove", (event) => {
   const number = stepUnder(event);
   if (!number) return hideTooltip();
-  showTooltip(event, `Step ${number}: ${percent(computed.total[number - 1] / (layers * length))} of the rows\n${REASONS[reasonOf(number - 1)]}`);
+  showTooltip(event, `Step ${number}: ${percent(computed.total[number - 1] / (layers * length))} of the rows${record.cache === "none" ? "" : `\n${REASONS[reasonOf(number - 1)]}`}`);
 });
 timeline.addEventListener("mouseleave", hideTooltip);
 timeline.addEventListener("click", (event) => goTo(stepUnder(event)));

@@ -29,7 +29,8 @@ const REASONS = {
   drift: "refresh because of drift",
   none: "reuses the cache",
 };
-const reasonOf = (step) => record.steps[step].reason || "none";
+// Without a cache every step computes everything, which is no refresh.
+const reasonOf = (step) => (record.cache !== "none" && record.steps[step].reason) || "none";
 
 const GLOSSARY = {
   "token": "A piece of text: a word, a part of one, or a sign.",
@@ -46,6 +47,6 @@ const GLOSSARY = {
 
 const STOPS = {
   end_of_text: "it wrote an end of text",
-  length: "every step was made",
+  length: "all steps were made",
   stalled: "nothing more was decided",
 };

@@ -84,7 +84,7 @@ class Recorder:
             confidence=confidence,
             written=written,
             tokens=now[written],
-            importance=last.importance(base, slot.length),
+            importance=above.importance(base, slot.length),
         )
 
     def _ids(self, place: int, length: int) -> Tensor:

@@ -30,8 +30,12 @@ ALLOWED = {
     "samplers": {"ops", "cache"},
     "assets": set(),
     "decoding": {"ops", "cache", "model", "policies", "samplers", "stack", "profiling"},
+    "tuning": {"ops", "cache", "decoding", "model", "policies"},
+    "benchmark": {"ops", "assets", "decoding", "model", "policies", "testing", ""},
     "report": {"decoding"},
     "cli": {
+        "benchmark",
+        "tuning",
         "_extension",
         "ops",
         "assets",
@@ -46,7 +50,7 @@ ALLOWED = {
     "serving": {"decoding", "model", "policies", ""},
     "testing": {"ops", "reference", "cache", "model", "assets", ""},
     "__main__": {"cli"},
-    "": {"_extension", "decoding", "model", "policies", "report"},
+    "": {"_extension", "decoding", "model", "policies", "report", "tuning"},
 }
 
 

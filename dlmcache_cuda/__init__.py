@@ -27,5 +27,7 @@ from dlmcache_cuda.policies import available_policies as available_policies
 from dlmcache_cuda.policies.presets import Preset as Preset
 from dlmcache_cuda.policies.presets import presets as presets
 from dlmcache_cuda.report import trace_page as trace_page
+from dlmcache_cuda.vision import LladaV as LladaV
+from dlmcache_cuda.vision import load_llada_v as load_llada_v
 
 __version__ = "0.1.0"

@@ -31,6 +31,7 @@ ALLOWED = {
     "assets": set(),
     "decoding": {"ops", "cache", "model", "policies", "samplers", "stack", "profiling"},
     "report": {"decoding"},
+    "vision": {"model"},
     "cli": {
         "_extension",
         "ops",
@@ -46,7 +47,7 @@ ALLOWED = {
     "serving": {"decoding", "model", "policies", ""},
     "testing": {"ops", "reference", "cache", "model", "assets", ""},
     "__main__": {"cli"},
-    "": {"_extension", "decoding", "model", "policies", "report"},
+    "": {"_extension", "decoding", "model", "policies", "report", "vision"},
 }
 
 

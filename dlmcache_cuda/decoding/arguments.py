@@ -126,6 +126,13 @@ def check_settings(
     gen_length = _integer("gen_length", gen_length, 1)
     if regions is not None:
         gen_length = max(len(region.ids) for region in regions)
+    block_length, threshold = _calibrated(
+        policy,
+        None if regions is not None else gen_length,
+        block_length,
+        threshold,
+        (steps, factor, alg, remasking),
+    )
     block_length = gen_length if block_length is None else _integer("block_length", block_length, 1)
     if regions is not None:
         block_length = min(block_length, gen_length)
@@ -189,6 +196,33 @@ def check_settings(
         _cuda_graphs(model, cuda_graphs),
         canvas_steps=None if regions is None else steps,
     )
+
+
+def _calibrated(
+    policy: CachePolicy,
+    gen_length: int | None,
+    block_length: int | None,
+    threshold: float | None,
+    others: Sequence[Any],
+) -> tuple[int | None, float | None]:
+    """Block length and threshold that a calibrated cache was found with, where none are given.
+
+    Args:
+        gen_length: what blocks must divide; None: they need not.
+        others: the other arguments that say what is committed: with one of them no threshold is
+            filled in.
+    """
+    found = policy.decoding
+    if block_length is None:
+        block_length = found.get("block_length")
+        if block_length and gen_length and gen_length % block_length:
+            raise ValueError(
+                f"the cache was calibrated with block_length={block_length}, which does not divide "
+                f"gen_length ({gen_length}): change gen_length or give a block_length"
+            )
+    if threshold is None and all(value is None for value in others):
+        threshold = found.get("threshold")
+    return block_length, threshold
 
 
 def _suppressed(model: Llada, ids: Sequence[int] | None) -> tuple[int, ...]:

@@ -84,6 +84,7 @@ class Recorder:
             confidence=confidence,
             written=written,
             tokens=now[written],
+            importance=last.importance(base, slot.length),
         )
 
     def _ids(self, place: int, length: int) -> Tensor:
@@ -111,6 +112,7 @@ class _Pass:
         ]
         measured = result.similarities
         self._similarities = None if measured is None else measured.tolist()
+        self._importance = None if result.importance is None else result.importance.cpu()
         rows, prediction = output.predicted
         self._candidates, self._bounds = _on_cpu(rows)
         self._token = prediction.token.cpu()
@@ -129,6 +131,9 @@ class _Pass:
             return None
         value = self._similarities[layer][place]
         return None if value != value else value
+
+    def importance(self, base: int, length: int) -> Tensor | None:
+        return None if self._importance is None else self._importance[base : base + length].clone()
 
     def predictions(self, place: int) -> tuple[Tensor, Tensor, Tensor]:
         part = slice(self._bounds[place], self._bounds[place + 1])

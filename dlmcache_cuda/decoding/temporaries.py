@@ -25,6 +25,7 @@ _SEGMENTS = {False: 8, True: 512}  # units of work that few rows are cut into
 _CUT_ROWS = {False: 4 * 32, True: 264 * 32}  # on a CPU for each thread
 _SPLIT_KEYS = {False: 512, True: 128}
 _MAX_SPLITS = 32
+_LANES = 32  # of a tile of tracked rows and a head (tracked_lanes)
 # Scores of a block of torch's dense attention on a CPU, for each thread.
 _DENSE_SCRATCH = 1 << 20
 
@@ -64,11 +65,16 @@ def network_bytes(sizes: Sizes, spec: StackSpec, predicted: int) -> int:
     numbers = sizes.rows * (held * width + extra + moments)
     if spec.tracking:
         # Queries of the tracked rows, before and after, and their inputs.
-        tracked = min(sizes.rows, config.n_layers * spec.tracking.track_num)
+        slots = sizes.entries // max(1, sizes.longest)
+        tracked = min(sizes.rows, slots * config.n_layers * spec.tracking.track_num)
         numbers += 3 * tracked * width
     if spec.rollout:
         numbers += config.n_layers * sizes.rows * width  # the queries of all layers
     scratch = _attention_scratch(sizes)
+    if spec.tracking and not sizes.on_cuda:
+        # Old and new weights of the tracked rows; each slot's fill whole vectors.
+        lanes = 2 * tracked * config.n_heads + slots * _LANES * config.n_kv_heads
+        scratch = max(scratch, 4 * lanes * sizes.longest)
     return numbers * sizes.itemsize + scratch + _LISTS * sizes.entries
 
 

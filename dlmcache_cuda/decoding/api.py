@@ -127,8 +127,8 @@ def decode(
         trace: record for every step what was computed, why, and what came of it, for
             :func:`dlmcache_cuda.trace_page` and ``docs/trace.md``. The tokens are the same.
         cuda_graphs: capture steps that reuse the cache as CUDA graphs and replay them. The tokens
-            are the same; False is for debugging. Default: on a CUDA device. Not captured are steps
-            that are traced or refresh, and those of ``elastic`` and ``composed`` with guidance.
+            are the same; False is for debugging. Default: on a CUDA device. Steps that are traced
+            or refresh are not captured.
         logits_eos_inf: never predict the end-of-text token.
         confidence_eos_eot_inf: give end tokens confidence 0, so that they are committed last.
         suppress_token_ids: tokens that are never predicted. Default: the model's own, none but for

@@ -31,5 +31,7 @@ from dlmcache_cuda.policies.presets import presets as presets
 from dlmcache_cuda.report import trace_page as trace_page
 from dlmcache_cuda.tuning.calibrate import calibrate as calibrate
 from dlmcache_cuda.tuning.verify import verify as verify
+from dlmcache_cuda.vision import LladaV as LladaV
+from dlmcache_cuda.vision import load_llada_v as load_llada_v
 
 __version__ = "0.1.0"

@@ -33,6 +33,7 @@ ALLOWED = {
     "tuning": {"ops", "cache", "decoding", "model", "policies"},
     "benchmark": {"ops", "assets", "decoding", "model", "policies", "testing", ""},
     "report": {"decoding"},
+    "vision": {"model"},
     "cli": {
         "benchmark",
         "tuning",
@@ -50,7 +51,7 @@ ALLOWED = {
     "serving": {"decoding", "model", "policies", ""},
     "testing": {"ops", "reference", "cache", "model", "assets", ""},
     "__main__": {"cli"},
-    "": {"_extension", "decoding", "model", "policies", "report", "tuning"},
+    "": {"_extension", "decoding", "model", "policies", "report", "tuning", "vision"},
 }
 
 

@@ -19,6 +19,7 @@ EXAMPLES = (
     "README.md",
     "docs/calibrate.md",
     "docs/infilling.md",
+    "docs/llada_v.md",
     "docs/memory.md",
     "docs/outputs.md",
     "docs/profiling.md",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from dlmcache_cuda.policies import CalibratedCache, PolicyConfig, available_policies, make_policy
@@ -35,14 +34,14 @@ def load_model(arguments: argparse.Namespace):
 def add_decode_options(
     parser: argparse.ArgumentParser,
     gen_length: int | None,
-    block_length: int | None = None,
+    blocks: str = "one block",
     of_one_call: bool = True,
 ) -> None:
     """The options of ``dlmcache_cuda.decode``, under its names.
 
     Args:
         gen_length: the default; None leaves that option out.
-        block_length: the default.
+        blocks: what stands for no ``--block-length``, for the help.
         of_one_call: also what belongs to a call rather than to many: the seed.
     """
     group = parser.add_argument_group("decoding")
@@ -50,8 +49,7 @@ def add_decode_options(
         group.add_argument(
             "--gen-length", type=int, default=gen_length, help="default: %(default)s"
         )
-    blocks = "one block" if block_length is None else "%(default)s"
-    group.add_argument("--block-length", type=int, default=block_length, help=f"default: {blocks}")
+    group.add_argument("--block-length", type=int, help=f"default: {blocks}")
     group.add_argument("--steps", type=int, help="default: one token per step")
     group.add_argument("--temperature", type=float, default=0.0, help="default: %(default)s")
     group.add_argument("--cfg-scale", type=float, default=0.0, help="default: %(default)s")
@@ -107,24 +105,6 @@ def decode_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "cuda_graphs": False if arguments.no_cuda_graphs else None,
         "seed": arguments.seed,
     }
-
-
-def unfolded(options: dict[str, Any], block_length: int | None) -> dict[str, Any]:
-    """Options in which a calibrated cache is its config, for what keeps settings apart.
-
-    Args:
-        block_length: where neither the options nor the file say one.
-    """
-    cache, options = options["cache"], dict(options)
-    decode: Mapping[str, Any] = {}
-    if isinstance(cache, CalibratedCache):
-        options["cache"], decode = cache.config, cache.decode
-    if options["block_length"] is None:
-        options["block_length"] = decode.get("block_length") or block_length
-    rule = ("threshold", "steps", "factor", "alg", "remasking")
-    if all(options[name] is None for name in rule):
-        options["threshold"] = decode.get("threshold")
-    return options
 
 
 def cache_config(name: str, settings: list[str]) -> PolicyConfig | CalibratedCache:

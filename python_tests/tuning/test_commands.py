@@ -6,11 +6,7 @@ import json
 
 import pytest
 
-from dlmcache_cuda import CalibratedCache
 from dlmcache_cuda.cli.main import main
-from dlmcache_cuda.cli.options import unfolded
-from dlmcache_cuda.policies.elastic import ElasticConfig
-from dlmcache_cuda.policies.fast_dllm import DualConfig
 from dlmcache_cuda.testing.tiny_model import random_checkpoint
 
 
@@ -147,15 +143,3 @@ def test_wrong_prompt_files_are_explained(capsys, tmp_path, name, text, message)
     (tmp_path / name).write_text(text)
     code, _, error = run(capsys, "verify", "--cache", "dual", "--file", tmp_path / name)
     assert code == 2 and message in error
-
-
-def test_unfolded_options_keep_what_was_given():
-    calibrated = CalibratedCache(ElasticConfig(), {"block_length": 8, "threshold": 0.7})
-    names = ("block_length", "threshold", "steps", "factor", "alg", "remasking")
-    given = dict.fromkeys(names) | {"cache": calibrated}
-    assert unfolded(given, 32)["cache"] == ElasticConfig()
-    picked = [(unfolded(given | more, 32)["block_length"], unfolded(given | more, 32)["threshold"])
-              for more in ({}, {"block_length": 4}, {"threshold": 0.9}, {"steps": 8})]  # fmt: skip
-    assert picked == [(8, 0.7), (4, 0.7), (8, 0.9), (8, None)]
-    plain = unfolded(given | {"cache": DualConfig()}, 32)
-    assert (plain["block_length"], plain["threshold"]) == (32, None)

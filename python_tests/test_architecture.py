@@ -29,6 +29,7 @@ ALLOWED = {
     "stack": {"ops", "cache", "model", "policies", "profiling"},
     "samplers": {"ops", "cache"},
     "assets": set(),
+    "likelihood": {"model", "decoding"},
     "decoding": {"ops", "cache", "model", "policies", "samplers", "stack", "profiling"},
     "cli": {"_extension", "ops", "assets", "decoding", "model", "policies", "samplers", ""},
     "testing": {"ops", "reference", "cache", "model", "assets", ""},

@@ -12,10 +12,12 @@ from dlmcache_cuda.decoding import DecodedSequence as DecodedSequence
 from dlmcache_cuda.decoding import DecodeOutput as DecodeOutput
 from dlmcache_cuda.decoding import Decoder as Decoder
 from dlmcache_cuda.decoding import DecodeStats as DecodeStats
+from dlmcache_cuda.decoding import FillOutput as FillOutput
 from dlmcache_cuda.decoding import MemoryPrediction as MemoryPrediction
 from dlmcache_cuda.decoding import StepEvent as StepEvent
 from dlmcache_cuda.decoding import StreamEvent as StreamEvent
 from dlmcache_cuda.decoding import decode as decode
+from dlmcache_cuda.decoding import fill as fill
 from dlmcache_cuda.decoding import measure_layer_ratios as measure_layer_ratios
 from dlmcache_cuda.decoding import predict_memory as predict_memory
 from dlmcache_cuda.decoding import stream as stream

@@ -39,7 +39,10 @@ def test_the_policy_of_add_a_policy_works(monkeypatch):
 
 @pytest.mark.parametrize(
     "path",
-    [ROOT / name for name in ("README.md", "docs/memory.md", "docs/profiling.md")],
+    [
+        ROOT / name
+        for name in ("README.md", "docs/infilling.md", "docs/memory.md", "docs/profiling.md")
+    ],
     ids=lambda path: path.name,
 )
 def test_python_examples_run(path, monkeypatch, tmp_path):

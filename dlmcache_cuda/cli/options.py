@@ -29,10 +29,14 @@ def load_model(arguments: argparse.Namespace):
     )
 
 
-def add_decode_options(parser: argparse.ArgumentParser, gen_length: int) -> None:
-    """The options of ``dlmcache_cuda.decode``, under its names."""
+def add_decode_options(parser: argparse.ArgumentParser, gen_length: int | None) -> None:
+    """The options of ``dlmcache_cuda.decode``, under its names; ``gen_length`` is the default, and
+    None leaves that option out."""
     group = parser.add_argument_group("decoding")
-    group.add_argument("--gen-length", type=int, default=gen_length, help="default: %(default)s")
+    if gen_length is not None:
+        group.add_argument(
+            "--gen-length", type=int, default=gen_length, help="default: %(default)s"
+        )
     group.add_argument("--block-length", type=int, help="default: one block")
     group.add_argument("--steps", type=int, help="default: one token per step")
     group.add_argument("--temperature", type=float, default=0.0, help="default: %(default)s")
@@ -63,8 +67,8 @@ def add_decode_options(parser: argparse.ArgumentParser, gen_length: int) -> None
 
 def decode_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments of ``dlmcache_cuda.decode`` from the parsed options."""
-    return {
-        "gen_length": arguments.gen_length,
+    lengths = {"gen_length": arguments.gen_length} if hasattr(arguments, "gen_length") else {}
+    return lengths | {
         "block_length": arguments.block_length,
         "steps": arguments.steps,
         "temperature": arguments.temperature,

@@ -4,6 +4,8 @@ from dlmcache_cuda.decoding.api import decode as decode
 from dlmcache_cuda.decoding.continuous import Decoder as Decoder
 from dlmcache_cuda.decoding.events import SequenceUpdate as SequenceUpdate
 from dlmcache_cuda.decoding.events import StepEvent as StepEvent
+from dlmcache_cuda.decoding.fill import FillOutput as FillOutput
+from dlmcache_cuda.decoding.fill import fill as fill
 from dlmcache_cuda.decoding.measure import measure_layer_ratios as measure_layer_ratios
 from dlmcache_cuda.decoding.memory import MemoryPrediction as MemoryPrediction
 from dlmcache_cuda.decoding.output import DecodedSequence as DecodedSequence

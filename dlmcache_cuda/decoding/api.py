@@ -19,6 +19,7 @@ from dlmcache_cuda.decoding.decoder import SlotDecoder
 from dlmcache_cuda.decoding.events import StepEvent
 from dlmcache_cuda.decoding.memory import check_memory, predict, slot_capacity
 from dlmcache_cuda.decoding.output import DecodedSequence, DecodeOutput, DecodeStats
+from dlmcache_cuda.decoding.streamers import StreamerFeed
 from dlmcache_cuda.model import Llada
 from dlmcache_cuda.policies import PolicyConfig, make_policy
 
@@ -45,6 +46,7 @@ def decode(
     stop_at_eos: bool = True,
     seed: int | Sequence[int] | None = None,
     callback: Callable[[StepEvent], None] | None = None,
+    streamer: Any = None,
     trace: bool = False,
     cuda_graphs: bool | None = None,
     logits_eos_inf: bool = False,
@@ -110,12 +112,14 @@ def decode(
         seed: of all random numbers: an integer, one integer per prompt, or None (drawn from torch's
             default generator). A sequence's numbers depend on its own seed only.
         callback: called with a :class:`StepEvent` after every step. Its exceptions end the call.
+        streamer: one of transformers' (``TextDiffusionStreamer``, ``TextStreamer``,
+            ``TextIteratorStreamer``) or any object with ``put(tokens)``, ``end()`` and, for drafts,
+            ``put_draft(tokens)``; see ``docs/streaming.md``. One prompt only.
         trace: record for every step what was computed, why, and what came of it, for
             :func:`dlmcache_cuda.trace_page` and ``docs/trace.md``. The tokens are the same.
         cuda_graphs: capture steps that reuse the cache as CUDA graphs and replay them. The tokens
-            are the same; False is for debugging. Default: on a CUDA device. Steps that are traced,
-            that refresh, or of a policy that reads the device between steps (``d2``,
-            ``dkv-greedy``) are not captured.
+            are the same; False is for debugging. Default: on a CUDA device. Not captured are steps
+            that are traced or refresh, and those of ``elastic`` and ``composed`` with guidance.
         logits_eos_inf: never predict the end-of-text token.
         confidence_eos_eot_inf: give end tokens confidence 0, so that they are committed last.
         batch_size: sequences in flight; others wait and take the slots of those that ended.
@@ -161,10 +165,13 @@ def decode(
         confidence_eos_eot_inf=confidence_eos_eot_inf,
         regions=None if split is None else [region for _, region in split],
     )
+    feed = None if streamer is None else StreamerFeed(streamer, model)
     if split is None:
         split = split_prompts(model, prompts, settings.gen_length)
     seeds = check_seeds(seed, len(split))
     num_slots = check_batch_size(batch_size, len(split))
+    if feed is not None:
+        settings = feed.attach(settings, len(split))
     lengths = [region.end for _, region in split]
     check_memory(model, predict(model, policy, settings, num_slots, lengths=lengths))
     decoder = SlotDecoder(
@@ -174,6 +181,8 @@ def decode(
         num_slots=num_slots,
         capacity=slot_capacity(max(lengths)),
     )
+    if feed is not None:
+        feed.put_prompt(split[0][0])
     finished: dict[int, DecodedSequence] = {}
     waiting = iter(range(len(split)))
     while len(finished) < len(split):
@@ -182,6 +191,8 @@ def decode(
             decoder.add(sequence, prompt_ids, seeds[sequence], region=region)
         finished.update(decoder.step())
     sequences = [finished[index] for index in range(len(split))]
+    if feed is not None:
+        feed.finish(sequences[0])
     return DecodeOutput(
         sequences, decode_stats(sequences, decoder.forwards, decoder.timer.result())
     )

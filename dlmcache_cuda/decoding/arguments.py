@@ -190,12 +190,12 @@ def check_settings(
     )
 
 
-def check_one_of(**given: Any) -> None:
+def check_one_of(caller: str = "decode", /, **given: Any) -> None:
     """Refuses calls that give none or several of these arguments."""
     named = [name for name, value in given.items() if value is not None]
     if len(named) != 1:
         got = " and ".join(named) or "neither"
-        raise TypeError(f"decode takes one of {' and '.join(given)}, got {got}")
+        raise TypeError(f"{caller} takes one of {' and '.join(given)}, got {got}")
 
 
 def check_model(model: Any) -> None:

@@ -24,16 +24,20 @@ def split_canvases(model: Llada, canvas: Any) -> list[tuple[Tensor, Region]]:
             longest one, or one whose first position nothing predicts.
     """
     several, items = _split(canvas)
-    split = []
-    for index, item in enumerate(items):
-        name = f"canvas[{index}]" if several else "canvas"
-        ids = given_ids(item, name)
-        if ids is None:
-            raise TypeError(f"{name} must be {_ALLOWED}, got {type(item).__name__}")
-        check_canvas(model, ids, name)
-        begin = int((ids == model.mask_token_id).int().argmax())
-        split.append((ids[:begin], Region.of_ids(begin, ids[begin:], model.mask_token_id)))
-    return split
+    return [
+        split_canvas(model, item, f"canvas[{index}]" if several else "canvas")
+        for index, item in enumerate(items)
+    ]
+
+
+def split_canvas(model: Llada, canvas: Any, name: str) -> tuple[Tensor, Region]:
+    """The same of one canvas, which messages call ``name``."""
+    ids = given_ids(canvas, name)
+    if ids is None:
+        raise TypeError(f"{name} must be {_ALLOWED}, got {type(canvas).__name__}")
+    check_canvas(model, ids, name)
+    begin = int((ids == model.mask_token_id).int().argmax())
+    return ids[:begin], Region.of_ids(begin, ids[begin:], model.mask_token_id)
 
 
 def split_prompts(model: Llada, prompts: Any, gen_length: int) -> list[tuple[Tensor, Region]]:

@@ -10,17 +10,21 @@ from torch import Tensor
 from dlmcache_cuda.decoding.arguments import (
     DEFAULT_BATCH_SIZE,
     DecodeSettings,
+    check_model,
+    check_one_of,
     check_seeds,
 )
-from dlmcache_cuda.decoding.decoder import SlotDecoder
-from dlmcache_cuda.decoding.events import SequenceUpdate, StepEvent
-from dlmcache_cuda.decoding.memory import check_memory, predict, slot_capacity
-from dlmcache_cuda.decoding.output import DecodedSequence
+from dlmcache_cuda.decoding.canvases import split_canvas
+from dlmcache_cuda.decoding.event_decoder import EventDecoder
 from dlmcache_cuda.decoding.prompts import tokenize_prompt
-from dlmcache_cuda.decoding.sequence_settings import SequenceSettings, integer_between
+from dlmcache_cuda.decoding.regions import Region
+from dlmcache_cuda.decoding.sequence_settings import (
+    SequenceSettings,
+    check_drafts,
+    integer_between,
+)
 from dlmcache_cuda.decoding.stream_event import StreamEvent
 from dlmcache_cuda.model import Llada
-from dlmcache_cuda.policies import make_policy
 
 
 class Decoder:
@@ -66,24 +70,22 @@ class Decoder:
         drafts: bool = False,
         **settings: Any,
     ) -> None:
-        self._settings = SequenceSettings(model, settings, "Decoder()", self._keep, drafts)
-        longest = self._settings.longest
-        limit = model.config.max_sequence_length
+        check_model(model)
+        self.model = model
+        self._settings = SequenceSettings(model, settings, "Decoder()")
+        longest, limit = self._settings.longest, model.config.max_sequence_length
         self.max_length = integer_between("max_length", max_length, longest.gen_length + 1, limit)
         self.num_slots = integer_between("num_slots", num_slots, 1, None)
-        policy = make_policy(self._settings.cache)
-        lengths = [self.max_length] * self.num_slots
-        check_memory(model, predict(model, policy, longest, self.num_slots, lengths=lengths))
-        self.model = model
-        self._decoder = SlotDecoder(
+        self._decoder = EventDecoder(
             model,
-            policy,
+            self._settings.cache,
             longest,
             num_slots=self.num_slots,
-            capacity=slot_capacity(self.max_length),
+            lengths=[self.max_length] * self.num_slots,
+            drafts=check_drafts(drafts),
         )
+        self._slots = self._decoder.slots
         self._next = 0
-        self._event: StepEvent | None = None
 
     @property
     def gen_length(self) -> int:
@@ -93,36 +95,45 @@ class Decoder:
     @property
     def in_flight(self) -> tuple[int, ...]:
         """The sequences that were added and have neither ended nor been removed, oldest first."""
-        return tuple(sorted(number for number in self._decoder.sequences if number is not None))
+        return tuple(sorted(number for number in self._slots.sequences if number is not None))
 
     @property
     def has_free_slot(self) -> bool:
-        return self._decoder.has_free_slot
+        return self._slots.has_free_slot
 
     @property
     def idle(self) -> bool:
         """Whether no sequence is in flight."""
-        return self._decoder.idle
+        return self._slots.idle
 
     @property
     def forwards(self) -> int:
         """Steps made so far; one serves all sequences in flight."""
-        return self._decoder.forwards
+        return self._slots.forwards
 
     @property
     def seconds(self) -> dict[str, float]:
         """Wall time of all steps so far by phase, as in :class:`DecodeStats`."""
-        return self._decoder.timer.result()
+        return self._slots.timer.result()
 
-    def add(self, prompt: Any, *, gen_length: int | None = None, seed: int | None = None) -> int:
+    def add(
+        self,
+        prompt: Any = None,
+        *,
+        canvas: Any = None,
+        gen_length: int | None = None,
+        seed: int | None = None,
+    ) -> int:
         """Puts a sequence into a free slot; it takes part from the next step on.
 
         Args:
             prompt: a string, a chat (list of ``{"role", "content"}`` messages) or token ids (a list
                 or ``[P]``), as for :func:`dlmcache_cuda.decode`.
+            canvas: in place of a prompt, ``[N]`` token ids with mask tokens where text is wanted,
+                as for ``decode``; at most the decoder's ``gen_length`` from the first mask on.
             gen_length: positions to decode, at most the decoder's ``gen_length``, which is the
                 default; a multiple of ``block_length``, where that was given, while one block stays
-                one block. ``steps`` shrinks with it, rounded up.
+                one block. ``steps`` shrinks with it, rounded up. Not with ``canvas``.
             seed: of the sequence's random numbers, in [0, 2^63). Default: drawn from torch's
                 default generator.
 
@@ -130,33 +141,41 @@ class Decoder:
             The number by which events and :meth:`remove` know the sequence: 0, 1, 2, ...
 
         Raises:
-            TypeError, ValueError: an argument is not as above, or prompt and ``gen_length`` exceed
+            TypeError, ValueError: an argument is not as above, or the canvas exceeds
                 ``max_length``. Nothing has changed then.
             RuntimeError: no slot is free.
         """
-        settings = self._settings.of_length(gen_length)
-        prompt_ids = tokenize_prompt(self.model, prompt, settings.gen_length)
+        prompt_ids, region, settings = self._checked(prompt, canvas, gen_length)
         (seed,) = check_seeds(seed, 1)
-        return self._add(prompt_ids, seed, settings)
-
-    def _add(self, prompt_ids: Tensor, seed: int, settings: DecodeSettings | None = None) -> int:
-        settings = settings or self._settings.longest
-        length = prompt_ids.numel() + settings.gen_length
-        if length > self.max_length:
+        if region.end > self.max_length:
             raise ValueError(
-                f"prompt has {prompt_ids.numel()} tokens, and with gen_length="
-                f"{settings.gen_length} the canvas has {length}; max_length of this decoder is "
-                f"{self.max_length}"
+                f"the canvas has {region.end} positions ({region.begin} of the prompt, "
+                f"{len(region.ids)} behind it); max_length of this decoder is {self.max_length}"
             )
         if not self.has_free_slot:
             raise RuntimeError(
                 f"no slot is free: {self.num_slots} sequences are in flight; call step() until one "
                 "has ended, or remove() one"
             )
-        number = self._next
-        self._decoder.add(number, prompt_ids, seed, settings)
+        sequence = self._next
+        self._decoder.add(sequence, prompt_ids, region, seed, settings)
         self._next += 1
-        return number
+        return sequence
+
+    def _checked(
+        self, prompt: Any, canvas: Any, gen_length: int | None
+    ) -> tuple[Tensor, Region, DecodeSettings]:
+        check_one_of("add", prompt=prompt, canvas=canvas)
+        if canvas is None:
+            settings = self._settings.of_length(gen_length)
+            prompt_ids = tokenize_prompt(self.model, prompt, settings.gen_length)
+            mask_id = self.model.mask_token_id
+            region = Region.of_masks(prompt_ids.numel(), settings.gen_length, mask_id)
+            return prompt_ids, region, settings
+        if gen_length is not None:
+            raise TypeError(f"gen_length does not go with canvas, got gen_length={gen_length!r}")
+        prompt_ids, region = split_canvas(self.model, canvas, "canvas")
+        return prompt_ids, region, self._settings.of_region(region)
 
     def step(self) -> list[StreamEvent]:
         """One forward and one commit for every sequence in flight.
@@ -170,12 +189,7 @@ class Decoder:
         """
         if self.idle:
             return []
-        finished = self._decoder.step()
-        event, self._event = self._event, None
-        return [
-            self._stream_event(event.forward, update, finished.get(update.sequence))
-            for update in event.updates
-        ]
+        return self._decoder.step()
 
     def remove(self, sequence: int) -> None:
         """Gives up a sequence in flight and frees its slot at once; others do not notice.
@@ -191,21 +205,3 @@ class Decoder:
                 f"sequence must be one in flight ({list(self.in_flight)}), got {sequence!r}"
             )
         self._decoder.remove(int(sequence))
-
-    def _keep(self, event: StepEvent) -> None:
-        self._event = event
-
-    def _stream_event(
-        self, forward: int, update: SequenceUpdate, finished: DecodedSequence | None
-    ) -> StreamEvent:
-        return StreamEvent(
-            sequence=update.sequence,
-            forward=forward,
-            step=update.step,
-            ids=update.ids,
-            committed=update.committed,
-            draft=update.draft,
-            rows=update.rows,
-            finished=finished,
-            _model=self.model,
-        )

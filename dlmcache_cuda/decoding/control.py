@@ -36,6 +36,8 @@ class LoopColumns:
     """1 where what stands behind the first end of text becomes padding."""
     boundary: Tensor
     """From which layer on a step that goes on computes the canvas."""
+    needed: Tensor
+    """Positions that have to be predicted at least."""
     text_end: Tensor
     """From which position on an end token ends the text: behind the last given one."""
 
@@ -45,7 +47,7 @@ _LOOP_COLUMNS = [field.name for field in fields(LoopColumns)]
 
 
 def slot_numbers(
-    slot: Slot, plan: SlotPlan, may_cut: bool, pads: bool, boundary: int | None
+    slot: Slot, view: SlotView, plan: SlotPlan, may_cut: bool, pads: bool, boundary: int | None
 ) -> tuple[int, ...]:
     """The columns of one slot, in the order of :class:`SlotColumns` and :class:`LoopColumns`."""
     return (
@@ -68,6 +70,7 @@ def slot_numbers(
         may_cut,
         pads,
         boundary or 0,
+        len(view.due) or min(view.num_commit, view.num_masks),
         slot.region.text_end,
     )
 
@@ -103,6 +106,12 @@ def flatten(numbers: Sequence[Sequence[int]], copies: int, extra: Sequence[int] 
     return flat
 
 
+def listed_rows(plans: Sequence[SlotPlan], capacity: int, size: int) -> list[int]:
+    """The rows that plans list, in ``size`` entries."""
+    rows = [slot * capacity + p for slot, plan in enumerate(plans) for p in plan.rows or ()]
+    return [*rows, *[-1] * (size - len(rows))]
+
+
 def due_rows(views: Sequence[SlotView | None], capacity: int, size: int) -> list[int]:
     """Random order: the rows whose turn it is, in ``size`` entries, and their ``cu_rows``."""
     due = [[] if view is None else sorted(view.due) for view in views]
@@ -125,12 +134,19 @@ class ControlBlock:
 
     @classmethod
     def of_slots(
-        cls, device: torch.device, num_slots: int, copies: int, layers: int, capacity: int
+        cls,
+        device: torch.device,
+        num_slots: int,
+        copies: int,
+        layers: int,
+        capacity: int,
+        listed: int,
     ) -> ControlBlock:
-        """With room for every block of a decoder: budgets of all layers and a whole drawn order."""
+        """With room for every block of a decoder: budgets of all layers, ``listed`` rows of plans
+        and a whole drawn order."""
         columns = (len(FREE_SLOT) + 4 + copies) * num_slots
         order = rounded_size(num_slots * capacity) + num_slots + 1
-        return cls(device, columns + layers * copies * num_slots + order)
+        return cls(device, columns + layers * copies * num_slots + rounded_size(listed) + order)
 
     def upload(self, flat: Sequence[int]) -> Tensor:
         """The numbers on the device, by one copy that does not wait."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dlmcache_cuda import ops
-from dlmcache_cuda.cache import RowList
 from dlmcache_cuda.decoding.arguments import DecodeSettings
 from dlmcache_cuda.decoding.canvas import Canvas
 from dlmcache_cuda.decoding.control import (
@@ -18,23 +17,32 @@ from dlmcache_cuda.decoding.control import (
     StepControl,
     due_rows,
     flatten,
+    listed_rows,
     slot_numbers,
 )
 from dlmcache_cuda.decoding.events import SequenceUpdate, StepEvent
 from dlmcache_cuda.decoding.graphs import StepGraphs
+from dlmcache_cuda.decoding.orders import draw_orders
 from dlmcache_cuda.decoding.output import DecodedSequence
 from dlmcache_cuda.decoding.phases import PhaseTimer
 from dlmcache_cuda.decoding.recording import Recorder, sequence_trace
 from dlmcache_cuda.decoding.regions import Region
+from dlmcache_cuda.decoding.repeats import of_slots, whole_ranges
 from dlmcache_cuda.decoding.slots import Slot, SlotStatus
 from dlmcache_cuda.decoding.step_outcome import StepOutcome
 from dlmcache_cuda.decoding.step_program import StepOutput, StepProgram
 from dlmcache_cuda.decoding.step_shape import StepShape
 from dlmcache_cuda.decoding.trace import SequenceTrace
 from dlmcache_cuda.model import Llada
-from dlmcache_cuda.policies import IDLE, CachePolicy, Frame, StepPlan, StepView
+from dlmcache_cuda.policies import (
+    CachePolicy,
+    Frame,
+    SlotPlan,
+    SlotView,
+    StepPlan,
+    StepView,
+)
 from dlmcache_cuda.profiling import annotated
-from dlmcache_cuda.samplers.sampler import RANDOM_ORDER_STREAM
 from dlmcache_cuda.stack import BudgetPlan, SlotRows, Stack, plan_budgets
 
 
@@ -97,7 +105,7 @@ class SlotDecoder:
         self.random_order = self.sampler.remasking == "random_order"
         # Guidance needs both twins of a slot at once, so that nothing can be guessed for one.
         tracked_twins = self.stack.spec.tracking is not None and self.canvas.guided
-        self.exact = policy.reads_device or tracked_twins or not reads_nothing(device)
+        self.exact = tracked_twins or not reads_nothing(device)
         self.graphs: StepGraphs | None = None
         if captures_steps(settings) and not self.exact and not settings.trace:
             self.graphs = StepGraphs(
@@ -109,6 +117,7 @@ class SlotDecoder:
             self.canvas.network_slots // num_slots,
             model.config.n_layers,
             capacity,
+            num_slots * capacity if policy.lists_rows else 0,
         )
         # Graphs know the table by its address: it must outlive them.
         self._cos_sin = model.cos_sin(capacity)
@@ -180,56 +189,81 @@ class SlotDecoder:
     def step(self) -> dict[int, DecodedSequence]:
         """One forward and one commit for every sequence in flight; returns those that ended."""
         with self.timer.phase("plan"):
-            self._draw_orders()
+            if self.random_order:
+                draw_orders(self.slots, self.canvas.capacity)
             step = StepView([None if slot is None else slot.view() for slot in self.slots])
-            if self.policy.reads_device:
-                step.masked = self.canvas.masked()
             plan = self.policy.plan(step)
-            program = self._program(step, plan)
-        outcome = self._run(program)
+        plan, outcome = self._attempt(step, plan)
         wrong = outcome.guessed_wrong(self.exact, self.model.config.n_layers)
         if any(bound is not None for bound in wrong):
-            with self.timer.phase("plan"):
-                program = self._program(*_of_slots(step, plan, wrong), wrong)
-            outcome.add(self._run(program), wrong)
+            chosen = [bound is not None for bound in wrong]
+            outcome.add(self._run(*of_slots(step, plan, chosen), boundary=wrong), wrong)
         self.forwards += 1
         return self._advance(plan, outcome)
 
+    def _attempt(self, step: StepView, plan: StepPlan) -> tuple[StepPlan, StepOutcome]:
+        """Runs a step, again where more rows are marked than were expected, and where they predict
+        too little. Returns the plan that was followed."""
+        outcome = self._run(step, plan)
+        if outcome.overflows:
+            marked = outcome.marked
+            outcome = self._run(step, plan, marked=marked)
+            outcome.marked = marked
+        lacking = outcome.lacking
+        if any(lacking):
+            plan = whole_ranges(plan, lacking)
+            outcome.replace(self._run(*of_slots(step, plan, lacking)), lacking)
+        return plan, outcome
+
     def _program(
-        self, step: StepView, plan: StepPlan, boundary: Sequence[int | None] | None = None
+        self,
+        step: StepView,
+        plan: StepPlan,
+        boundary: Sequence[int | None] | None = None,
+        marked: Sequence[int] | None = None,
     ) -> StepProgram:
         """What the device has to do, and the numbers that it needs on their way to it.
 
         Args:
             boundary: the step goes on where a guess was wrong, see :class:`StackStep`.
+            marked: the step is repeated; so many rows of each slot of the network are marked.
         """
-        slots = self._slot_rows(step, plan, resumes=boundary is not None)
+        slots = self._slot_rows(step, plan, boundary is not None, marked)
         budgets = self._plan_budgets(slots, boundary)
-        shape = self._shape(step, plan, slots, budgets, resumes=boundary is not None)
-        captured = self.graphs is not None and self._may_capture(plan, boundary)
+        shape = self._shape(step, plan, slots, budgets, boundary is not None, marked is not None)
+        first = boundary is None and marked is None
+        partial = any(
+            view is None and slot is not None
+            for view, slot in zip(step.slots, self.slots, strict=True)
+        )
+        captured = self.graphs is not None and first and self._may_capture(plan)
         if captured:
             shape = shape.rounded()
             plan.window_rows = shape.window
         control = self._upload(step, plan, budgets, shape, boundary)
-        return StepProgram(self, step, plan, control, shape, budgets, boundary, captured)
+        return StepProgram(self, step, plan, control, shape, budgets, boundary, partial, captured)
 
-    def _run(self, program: StepProgram) -> StepOutcome:
+    def _run(self, step: StepView, plan: StepPlan, **attempt: Any) -> StepOutcome:
         """Runs a step and reads what it reports: the one time that the host waits for the device,
-        unless the step is exact."""
+        unless the step is exact. ``attempt``: what :meth:`_program` takes besides."""
+        with self.timer.phase("plan"):
+            program = self._program(step, plan, **attempt)
         shape = program.shape
         output = self.graphs.run(shape, program.run) if program.captured else program.run()
         with self.timer.phase("readback"):
             report = self._read(output)
-        return StepOutcome.read(output, report, len(self.slots), shape)
+        return StepOutcome.read(output, report, step, shape)
 
     def _read(self, output: StepOutput) -> list[int]:
         """The report on the host, which waits for it."""
         return output.report.tolist()
 
-    def _slot_rows(self, step: StepView, plan: StepPlan, resumes: bool) -> list[SlotRows]:
+    def _slot_rows(
+        self, step: StepView, plan: StepPlan, resumes: bool, marked: Sequence[int] | None
+    ) -> list[SlotRows]:
         """What every slot of the network brings to its layers."""
         slots = []
-        for view, chosen in zip(step.slots, plan.slots, strict=True):
+        for slot, (view, chosen) in enumerate(zip(step.slots, plan.slots, strict=True)):
             if view is None:
                 slots.append(SlotRows(chosen, 0, 0, 0, 0))
                 continue
@@ -237,10 +271,16 @@ class SlotDecoder:
             if resumes:
                 rows = 0
             elif chosen.marked:
-                rows = self.policy.max_rows(view, chosen)
+                rows = self._room(view, chosen) if marked is None else marked[slot]
             forced = self.policy.max_forced(view, chosen)
             slots.append(SlotRows(chosen, view.gen_length, view.length, rows, forced))
         return self.canvas.twinned(slots)
+
+    def _room(self, view: SlotView, plan: SlotPlan) -> int:
+        """Marked rows of a slot that a step makes room for."""
+        most = self.policy.max_rows(view, plan)
+        expected = self.policy.expected_rows(view, plan)
+        return most if expected is None else min(expected, most)
 
     def _plan_budgets(
         self, slots: Sequence[SlotRows], boundary: Sequence[int | None] | None
@@ -258,14 +298,23 @@ class SlotDecoder:
         slots: Sequence[SlotRows],
         budgets: BudgetPlan | None,
         resumes: bool,
+        repeats: bool,
     ) -> StepShape:
         marked = any(slot.marked for slot in plan.slots)
+        unknown = any(slot.marked and slot.rows is None for slot in plan.slots)
         counts = tuple(slot.carried for slot in slots)
-        entering, predicted = sum(counts), None
+        entering, predicted, committable = sum(counts), None, None
+        expected = False
+        if unknown and not resumes and not repeats and not self.exact:
+            expected = any(
+                self.policy.expected_rows(view, chosen) is not None
+                for view, chosen in zip(step.slots, plan.slots, strict=True)
+                if chosen.marked
+            )
         whole = self.policy.head_scope == "all"
         if self.random_order:
             predicted = sum(len(view.due) for view in step.slots if view is not None)
-        elif not whole and not (marked and self.exact):
+        elif not self.exact or not (whole or marked):
             predicted = sum(
                 min(
                     slot.num_candidates(chosen),
@@ -274,16 +323,24 @@ class SlotDecoder:
                 for slot, view, chosen in zip(self.slots, step.slots, plan.slots, strict=True)
                 if view is not None
             )
-        if marked and not resumes:
+            if whole:
+                # Every row that enters may predict one of the masks.
+                masks = sum(_masks_at_most(view) for view in step.slots if view is not None)
+                predicted, committable = min(masks, entering), predicted
+        if unknown and not resumes:
             counts = None
             entering = None if self.exact else entering
         return StepShape(
             entering=entering,
             counts=counts,
             predicted=predicted,
+            committable=committable,
+            listed=sum(len(slot.rows or ()) for slot in plan.slots),
             window=plan.window_rows,
             budgets=None if budgets is None else tuple(budgets.sizes),
             marked=marked,
+            expected=expected,
+            may_lack=marked and not resumes and self.policy.may_lack_rows,
             limited=any(slot.window is not None for slot in plan.slots),
             sliced=any(slot.slice_shift for slot in plan.slots),
             tested=any(slot.tested for slot in plan.slots) and not resumes,
@@ -292,10 +349,10 @@ class SlotDecoder:
             resumes=resumes,
         )
 
-    def _may_capture(self, plan: StepPlan, boundary: Sequence[int | None] | None) -> bool:
+    def _may_capture(self, plan: StepPlan) -> bool:
         """Refreshes compute so much that launching kernels one by one costs nothing; their row
         counts, which choose dense attention, would make every graph one of a kind."""
-        return boundary is None and not any(slot.refresh for slot in plan.slots)
+        return not any(slot.refresh for slot in plan.slots)
 
     def _may_cut(self, slot: Slot | None) -> bool:
         cuts = self.policy.cuts_at_eos and self.policy.frame.end_token_id is not None
@@ -317,44 +374,18 @@ class SlotDecoder:
         numbers = [
             FREE_SLOT
             if view is None
-            else slot_numbers(slot, chosen, self._may_cut(slot), self._pads(slot), bound)
+            else slot_numbers(slot, view, chosen, self._may_cut(slot), self._pads(slot), bound)
             for slot, view, chosen, bound in zip(
                 self.slots, step.slots, plan.slots, bounds, strict=True
             )
         ]
         extra = [] if budgets is None else [n for layer in budgets.rows for n in layer]
+        extra += listed_rows(plan.slots, self.canvas.capacity, shape.listed)
         if self.random_order:
             extra += due_rows(step.slots, self.canvas.capacity, shape.predicted)
         copies = self.canvas.network_slots // self.canvas.num_slots
         block = self._block.upload(flatten(numbers, copies, extra))
         return StepControl(block, len(numbers), copies)
-
-    def _draw_orders(self) -> None:
-        """Random order: draws the order of the blocks that begin."""
-        if not self.random_order:
-            return
-        begun = [
-            (place, slot)
-            for place, slot in enumerate(self.slots)
-            if slot is not None and slot.step_in_block == 0
-        ]
-        if not begun:
-            return
-        device, capacity = self.model.device, self.canvas.capacity
-        seeds = [0 if slot is None else slot.seed for slot in self.slots]
-        ticks = [0 if slot is None else slot.block for slot in self.slots]
-        draws = torch.tensor([seeds, ticks], dtype=torch.int64).to(device)
-        begin = [0] * len(self.slots)
-        end = [0] * len(self.slots)
-        for place, slot in begun:
-            begin[place], end[place] = slot.block_begin, slot.block_end
-        rows = RowList.from_ranges(begin, end, capacity, device)
-        numbers = ops.uniform_rows(
-            rows.row_index, capacity, draws[0], draws[1], RANDOM_ORDER_STREAM
-        ).split(rows.counts)
-        for place, slot in begun:
-            order = numbers[place].argsort(descending=True, stable=True) + slot.block_begin
-            slot.order = [p for p in order.tolist() if slot.region.is_mask(p)]
 
     def _advance(self, plan: StepPlan, outcome: StepOutcome) -> dict[int, DecodedSequence]:
         active = [(place, slot) for place, slot in enumerate(self.slots) if slot is not None]
@@ -374,6 +405,11 @@ class SlotDecoder:
             if self.canvas.guided:
                 slot.computed += outcome.computed[place + len(self.slots)]
             slot.refreshes += plan.slots[place].refresh
+            if self.random_order:
+                gone = set(outcome.committed[place])
+                slot.masks = tuple(p for p in slot.masks if p not in gone)
+            if outcome.marked is not None and plan.slots[place].marked:
+                slot.rows_before = outcome.marked[place]
             stop_at_eos = self.settings.stop_at_eos
             reasons[place] = slot.advance(statuses[place], stop_at_eos, outcome.cuts[place])
         if self.settings.callback is not None:
@@ -453,13 +489,9 @@ def captures_steps(settings: DecodeSettings) -> bool:
     return settings.cuda_graphs
 
 
-def _of_slots(
-    step: StepView, plan: StepPlan, wanted: Sequence[int | None]
-) -> tuple[StepView, StepPlan]:
-    """The same step for the slots that have a number there."""
-    views = [None if bound is None else v for v, bound in zip(step.slots, wanted, strict=True)]
-    slots = [IDLE if bound is None else p for p, bound in zip(plan.slots, wanted, strict=True)]
-    return StepView(views), StepPlan(slots, window_rows=plan.window_rows)
+def _masks_at_most(view: SlotView) -> int:
+    """Masks in a canvas; those behind an early end are not counted one by one."""
+    return view.masks_to_end if view.end == view.length else view.gen_length
 
 
 def _id_tensor(ids: Sequence[int], device: torch.device) -> Tensor | None:

@@ -47,19 +47,26 @@ class Recorder:
             if slot is not None:
                 boundary = outcome.boundaries[place]
                 bound = None if boundary < 0 else boundary
-                slot.trace.append(self._step(place, slot, plan.slots[place], bound, passes))
+                first = passes[outcome.made_by[place]]
+                above = first if outcome.resumed is None else passes[outcome.resumed]
+                slot.trace.append(self._step(place, slot, plan.slots[place], bound, first, above))
 
     def _step(
-        self, place: int, slot: Slot, plan: SlotPlan, boundary: int | None, passes: list[_Pass]
+        self,
+        place: int,
+        slot: Slot,
+        plan: SlotPlan,
+        boundary: int | None,
+        first: _Pass,
+        above: _Pass,
     ) -> StepTrace:
         layers, base = self._layers, place * self._canvas.capacity
-        # From this layer on a second pass computed the slot anew, and its predictions hold.
-        anew = boundary if len(passes) > 1 and boundary is not None else layers
-        of_layer = [passes[1 if layer >= anew else 0] for layer in range(layers)]
+        # From this layer on another pass may have computed the slot, and its predictions hold.
+        bound = layers if boundary is None else boundary
+        of_layer = [above if layer >= bound else first for layer in range(layers)]
         last = of_layer[-1]
         # Above a boundary nothing is tested: there the first pass measured a wrong guess.
-        tested = layers if boundary is None else boundary
-        similarity = [passes[0].similarity(layer, place) for layer in range(tested)]
+        similarity = [first.similarity(layer, place) for layer in range(bound)]
         now, before = self._ids(place, slot.length), self._before[place]
         written = (now != before).nonzero().flatten()
         self._before[place] = now
@@ -68,7 +75,7 @@ class Recorder:
             rows=tuple(one.rows(layer, place) - base for layer, one in enumerate(of_layer)),
             refresh=plan.refresh,
             boundary=boundary,
-            similarity=(*similarity, *[None] * (layers - tested)),
+            similarity=(*similarity, *[None] * (layers - bound)),
             reason=_reason(slot, plan, boundary),
             entered=(plan.begin, plan.end),
             selection=tuple(one.selection(layer, place) for layer, one in enumerate(of_layer)),

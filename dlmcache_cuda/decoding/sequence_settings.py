@@ -1,30 +1,29 @@
-"""Settings of a decoder whose sequences may be of different lengths."""
+"""Settings given by keyword, and those of sequences that are shorter than the longest."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 from dlmcache_cuda.decoding.arguments import DecodeSettings, check_settings
 from dlmcache_cuda.decoding.defaults import decode_defaults
+from dlmcache_cuda.decoding.regions import Region
 from dlmcache_cuda.model import Llada
-from dlmcache_cuda.policies import make_policy
+from dlmcache_cuda.policies import PolicyConfig, make_policy
 
 
 class SequenceSettings:
-    """The settings that a user gave, checked, and what they are for shorter sequences.
+    """The settings of ``decode`` that a user gave by keyword, checked.
 
     Args:
         model: from :func:`dlmcache_cuda.load`.
-        given: settings of ``decode`` by name.
+        given: settings by name.
         caller: what the user called, for messages.
-        callback: told of every step.
-        drafts: whether it is told drafts too.
+        regions: the generation regions where canvases were given in place of prompts.
 
     Attributes:
-        cache: as given.
+        cache: the cache method.
         longest: the settings with ``gen_length`` as given.
 
     Raises:
@@ -36,8 +35,7 @@ class SequenceSettings:
         model: Llada,
         given: dict[str, Any],
         caller: str,
-        callback: Callable[[Any], None],
-        drafts: bool,
+        regions: Sequence[Region] | None = None,
     ) -> None:
         defaults = decode_defaults()
         allowed = [name for name in (*defaults, "cache") if name != "callback"]
@@ -46,14 +44,11 @@ class SequenceSettings:
                 raise TypeError(
                     f"{caller} got an unknown setting {name!r}; allowed are {', '.join(allowed)}"
                 )
-        if not isinstance(drafts, bool):
-            raise TypeError(f"drafts must be True or False, got {drafts!r}")
         self._model = model
-        self._taken = defaults | given | {"callback": callback}
-        self.cache = self._taken.pop("cache", "none")
-        self._drafts = drafts
+        self._taken = defaults | given
+        self.cache: str | PolicyConfig = self._taken.pop("cache", "none")
         self._one_block = self._taken["block_length"] is None
-        self.longest = self._check()
+        self.longest = self._check(regions=regions)
         # A few lengths come again and again.
         self._shorter = lru_cache(maxsize=256)(self._of_length)
 
@@ -70,6 +65,16 @@ class SequenceSettings:
             )
         return self.longest if gen_length == longest else self._shorter(gen_length)
 
+    def of_region(self, region: Region) -> DecodeSettings:
+        """The settings of a sequence that came as a canvas."""
+        length, longest = len(region.ids), self.longest.gen_length
+        if length > longest:
+            raise ValueError(
+                f"canvas has {length} positions from its first mask on; gen_length of this decoder "
+                f"is {longest}"
+            )
+        return self._check(regions=[region])
+
     def _of_length(self, gen_length: int) -> DecodeSettings:
         steps = self._taken["steps"]
         if steps is not None:
@@ -78,8 +83,14 @@ class SequenceSettings:
         return self._check(gen_length=gen_length, steps=steps)
 
     def _check(self, **changed: Any) -> DecodeSettings:
-        checked = check_settings(self._model, make_policy(self.cache), **self._taken | changed)
-        return replace(checked, drafts=self._drafts)
+        return check_settings(self._model, make_policy(self.cache), **self._taken | changed)
+
+
+def check_drafts(drafts: Any) -> bool:
+    """Refuses what is not a bool."""
+    if not isinstance(drafts, bool):
+        raise TypeError(f"drafts must be True or False, got {drafts!r}")
+    return drafts
 
 
 def integer_between(name: str, value: Any, low: int, high: int | None) -> int:

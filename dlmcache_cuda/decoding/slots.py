@@ -66,6 +66,8 @@ class Slot:
     refreshes: int = 0
     commits: list[int] = field(default_factory=list)  # of each step so far
     order: list[int] = field(default_factory=list)  # random order: the block's positions
+    masks: tuple[int, ...] = ()  # random order: the positions that are masks
+    rows_before: int | None = None  # rows of the last marked step, where they are expected
     trace: list[StepTrace] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -140,6 +142,8 @@ class Slot:
             commits=self.commits,
             due=self.due(self.step_in_block),
             due_before=self.due(self.step_in_block - 1),
+            masks=self.masks,
+            rows_before=self.rows_before,
         )
 
     def advance(self, status: SlotStatus, stop_at_eos: bool, cut: Cut | None = None) -> str | None:

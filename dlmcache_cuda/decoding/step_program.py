@@ -31,6 +31,8 @@ class StepOutput:
 
     report: Tensor
     """int64: what the host has to know, see :meth:`StepOutcome.read`."""
+    parts: dict[str, int]
+    """Its parts, in order, and how many numbers each has."""
     result: StackResult
     candidates: RowList
     committed: Tensor
@@ -57,48 +59,67 @@ class StepProgram:
         shape: StepShape,
         budgets: BudgetPlan | None,
         boundary: Sequence[int | None] | None,
+        partial: bool,
         captured: bool,
     ) -> None:
         self.decoder, self.canvas, self.policy = decoder, decoder.canvas, decoder.policy
         self.sampler, self.model = decoder.sampler, decoder.model
         self.step, self.plan, self.control, self.shape = step, plan, control, shape
         self.budgets, self.boundary, self.captured = budgets, boundary, captured
+        self.partial = partial
 
     def run(self) -> StepOutput:
         """Runs the step: network, head, commit, and what the policy learns of them."""
         timer, step, canvas = self.decoder.timer, self.step, self.canvas
         with timer.phase("rows"):
             step.columns = self.control.columns
-            if not self.policy.reads_device:
-                step.masked = canvas.masked()
+            step.masked = canvas.masked()
+            step.listed = self._extra()[1]
             self.policy.mark(step, self.plan)
             rows = self._rows()
         refreshes = self.boundary is not None or any(slot.refresh for slot in self.plan.slots)
         with timer.phase("network"), annotate("refresh" if refreshes else "cached"):
             result = self.decoder.stack.run(self._stack_step(rows))
-            wrong = self._guessed_wrong(result)
+        lacking = rows.lacking() if self.shape.may_lack else None
+        withheld = self._withheld(rows, lacking, result)
         with timer.phase("head"):
             num_commit = self.control.loop.num_commit
-            if wrong is not None:
-                num_commit = num_commit.masked_fill(wrong, 0)
+            if withheld is not None:
+                num_commit = num_commit.masked_fill(withheld, 0)
             prediction = self._predict(result, rows, num_commit)
         with timer.phase("commit"):
             candidates, committed, status = self._commit(rows, prediction, num_commit)
             cuts = self._cut(status) if self.shape.cuts else None
             canvas.mirror()
-            self._tell_policy(result, rows, prediction, wrong)
-            report = [status, cuts, result.computed, result.boundaries]
-            report = torch.cat([part.flatten() for part in report if part is not None])
+            self._tell_policy(result, rows, prediction, withheld)
+        report = {
+            "status": status,
+            "cuts": cuts,
+            "marked": rows.marked_counts,
+            "lacking": lacking,
+            "due": committed if self.decoder.random_order else None,
+            "computed": result.computed,
+            "boundaries": result.boundaries,
+        }
+        report = {name: part.flatten() for name, part in report.items() if part is not None}
+        parts = {name: part.numel() for name, part in report.items()}
         wanted = self.decoder.recorder or self.decoder.settings.drafts
         predicted = (rows.predicted, prediction) if wanted else None
-        return StepOutput(report, result, candidates, committed, predicted)
+        report = torch.cat(list(report.values()))
+        return StepOutput(report, parts, result, candidates, committed, predicted)
+
+    def _extra(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What the control block holds behind its columns: budgets, listed rows, rows that are due
+        and their ``cu_rows``."""
+        first = 0 if self.budgets is None else sum(map(len, self.budgets.rows))
+        sizes = [first, self.shape.listed]
+        return self.control.extra.split([*sizes, self.control.extra.numel() - sum(sizes)])
 
     def _rows(self) -> StepRows:
         decoder, slots = self.decoder, self.canvas.num_slots
         due = None
         if decoder.random_order:
-            first = 0 if self.budgets is None else sum(map(len, self.budgets.rows))
-            listed = self.control.extra[first:]
+            listed = self._extra()[2]
             due = (listed[: -(slots + 1)], listed[-(slots + 1) :])
         return StepRows(
             self.canvas,
@@ -139,7 +160,7 @@ class StepProgram:
         if budgets is None:
             return None
         layers, slots = len(budgets.rows), len(budgets.rows[0])
-        rows = self.control.extra[: layers * slots].view(layers, slots)
+        rows = self._extra()[0].view(layers, slots)
         reliable = self.shape.counts is not None and not budgets.forces_more
         return LayerBudgets(self.shape.budgets, rows, budgets.rows if reliable else None)
 
@@ -152,6 +173,17 @@ class StepProgram:
             ahead = positions < self.control.columns.end[:, None]
             masked = masked & ahead.flatten()
         return self.canvas.twins(masked)
+
+    def _withheld(
+        self, rows: StepRows, lacking: Tensor | None, result: StackResult
+    ) -> Tensor | None:
+        """``[S]`` bool: slots whose step is repeated or goes on: nothing is committed yet. None
+        where neither can be."""
+        reasons = [lacking, self._guessed_wrong(result)]
+        if rows.overflows is not None:
+            reasons.append(rows.overflows.expand(self.canvas.num_slots))
+        reasons = [reason for reason in reasons if reason is not None]
+        return torch.stack(reasons).any(0) if reasons else None
 
     def _guessed_wrong(self, result: StackResult) -> Tensor | None:
         """``[S]`` bool: slots that have layers above a boundary; None where nothing is a guess."""
@@ -238,14 +270,13 @@ class StepProgram:
         return pad_behind_end(self.canvas, self.control, status)
 
     def _tell_policy(
-        self, result: StackResult, rows: StepRows, prediction: Prediction, wrong: Tensor | None
+        self, result: StackResult, rows: StepRows, prediction: Prediction, withheld: Tensor | None
     ) -> None:
         masked = self.canvas.masked()
-        done = None
-        if wrong is not None:
-            done = ~wrong
-        elif self.boundary is not None:
-            done = self.control.columns.length > 0
+        done = None if withheld is None else ~withheld
+        if self.partial:
+            takes_part = self.control.columns.length > 0
+            done = takes_part if done is None else done & takes_part
         self.policy.after_commit(
             StepResult(
                 slots=self.step.slots,

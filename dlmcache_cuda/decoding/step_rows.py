@@ -24,6 +24,9 @@ class StepRows:
 
     Attributes:
         entering: rows of the network's slots that go into the first layer.
+        marked_counts: ``[S]``, for each of these slots the rows that are marked, whether or not
+            there is room for them; None where there is room for all.
+        overflows: bool, whether there is not.
         forced_counts: ``[S]``, for each of these slots the rows that sparse layers must compute;
             None where none are forced.
         predicted: masked positions that the head predicts.
@@ -52,13 +55,19 @@ class StepRows:
         if shape.marked:
             marked = canvas.twins(columns.marked)[:, None] > 0
             active = inside & (plan.marks.view(inside.shape) | ~marked)
+        self.marked_counts = self.overflows = None
+        if shape.expected:
+            self.marked_counts = active.sum(1)
+            self.overflows = self.marked_counts.sum() > shape.entering
+            # What does not fit is left out; the step will be repeated.
+            active = active & (active.flatten().cumsum(0) <= shape.entering).view(active.shape)
         flags = step.masked
         if active is not None and due is None:
             flags = flags & active[: canvas.num_slots].roll(shift, 1).flatten()
         first = torch.zeros_like(columns.length) if whole else control.loop.candidates_begin
         last = columns.length if whole else columns.block_end
 
-        entering, predicted, committable = shape.entering, shape.predicted, None
+        entering, predicted, committable = shape.entering, shape.predicted, shape.committable
         counts = shape.counts
         if entering is None or predicted is None:
             counted: dict[str, Tensor] = {}
@@ -76,7 +85,8 @@ class StepRows:
                 entering = sum(counts)
             if predicted is None:
                 predicted = sum(found["predicted"])
-            committable = sum(found.get("committable", ()))
+            if whole:
+                committable = sum(found["committable"])
 
         self.forced_counts = None
         if plan.forced is not None:
@@ -120,6 +130,13 @@ class StepRows:
                 predicting = predicting.maximum(self._floor(query))
             query = predicting.masked_fill(query < 0, -1)
         return ops.find_rows(rows.row_index, rows.cu_rows, query, rows.capacity)
+
+    def lacking(self) -> Tensor:
+        """``[S]`` bool: slots where fewer positions are predicted than have to be."""
+        places = self.places(self.entering)
+        found = (places >= 0).cumsum(0)
+        ends = torch.cat((found.new_zeros(1), found))[self.predicted.cu_rows]
+        return ends.diff() < self._control.loop.needed
 
     def _floor(self, query: Tensor) -> Tensor:
         """The first row that may predict a position: the first that enters with ``slice_shift``."""

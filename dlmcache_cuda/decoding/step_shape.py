@@ -19,12 +19,20 @@ class StepShape:
     """Of each of its slots, where these numbers may be relied on."""
     predicted: int | None
     """Positions that the head predicts; None: to be counted on the device."""
+    committable: int | None
+    """Of these, positions that may be committed; None: all, or to be counted on the device."""
+    listed: int
+    """Rows of ``StepView.listed``."""
     window: int
     """Rows of ``StepPlan.window``."""
     budgets: tuple[int | None, ...] | None
     """``LayerBudgets.sizes`` where layers select."""
     marked: bool
     """Marked rows enter in some slots."""
+    expected: bool
+    """``entering`` is what was expected: more rows may be marked."""
+    may_lack: bool
+    """Marked rows may predict fewer masks than are due."""
     limited: bool
     """Windows limit what is predicted."""
     sliced: bool
@@ -45,6 +53,8 @@ class StepShape:
             entering=rounded_size(self.entering),
             counts=None,
             predicted=rounded_size(self.predicted),
+            committable=None if self.committable is None else rounded_size(self.committable),
+            listed=rounded_size(self.listed),
             window=rounded_size(self.window),
             budgets=_rounded_all(self.budgets),
         )

@@ -8,11 +8,17 @@ from typing import Any
 from torch import Tensor
 
 from dlmcache_cuda.decoding.api import decode_stats
-from dlmcache_cuda.decoding.arguments import check_batch_size, check_seeds
-from dlmcache_cuda.decoding.continuous import Decoder
+from dlmcache_cuda.decoding.arguments import (
+    check_batch_size,
+    check_model,
+    check_one_of,
+    check_seeds,
+)
+from dlmcache_cuda.decoding.canvases import split_canvases, split_prompts
+from dlmcache_cuda.decoding.event_decoder import EventDecoder
 from dlmcache_cuda.decoding.output import DecodedSequence, DecodeOutput
-from dlmcache_cuda.decoding.prompts import tokenize_prompts
-from dlmcache_cuda.decoding.sequence_settings import SequenceSettings
+from dlmcache_cuda.decoding.regions import Region
+from dlmcache_cuda.decoding.sequence_settings import SequenceSettings, check_drafts
 from dlmcache_cuda.decoding.stream_event import StreamEvent
 from dlmcache_cuda.model import Llada
 
@@ -25,12 +31,15 @@ class Stream(Iterator[StreamEvent]):
     """
 
     def __init__(
-        self, decoder: Decoder, prompt_ids: Sequence[Tensor], seeds: Sequence[int]
+        self,
+        decoder: EventDecoder,
+        split: Sequence[tuple[Tensor, Region]],
+        seeds: Sequence[int],
     ) -> None:
-        self._decoder: Decoder | None = decoder
-        self._waiting = iter(list(zip(prompt_ids, seeds, strict=True)))
+        self._decoder: EventDecoder | None = decoder
+        self._waiting = iter(list(enumerate(zip(split, seeds, strict=True))))
         self._events: Iterator[StreamEvent] = iter(())
-        self._num_sequences = len(prompt_ids)
+        self._num_sequences = len(split)
         self._finished: dict[int, DecodedSequence] = {}
         self._output: DecodeOutput | None = None
 
@@ -74,22 +83,24 @@ class Stream(Iterator[StreamEvent]):
         decoder = self._decoder
         if decoder is None:
             raise StopIteration
-        while decoder.has_free_slot and (entry := next(self._waiting, None)) is not None:
-            # Numbers count from 0 in this order: they are the indices of the prompts.
-            decoder._add(*entry)
+        while decoder.slots.has_free_slot and (entry := next(self._waiting, None)) is not None:
+            index, ((prompt_ids, region), seed) = entry
+            decoder.add(index, prompt_ids, region, seed)
         self._events = iter(decoder.step())
 
     def _finish(self) -> None:
         sequences = [self._finished[index] for index in range(self._num_sequences)]
-        stats = decode_stats(sequences, self._decoder.forwards, self._decoder.seconds)
+        slots = self._decoder.slots
+        stats = decode_stats(sequences, slots.forwards, slots.timer.result())
         self._output = DecodeOutput(sequences, stats)
         self._decoder = None
 
 
 def stream(
     model: Llada,
-    prompts: str | Sequence[Any] | Tensor,
+    prompts: str | Sequence[Any] | Tensor | None = None,
     *,
+    canvas: Tensor | Sequence[Any] | None = None,
     seed: int | Sequence[int] | None = None,
     batch_size: int | None = None,
     drafts: bool = True,
@@ -101,7 +112,7 @@ def stream(
     ...     print(event.new_text, end="", flush=True)
 
     Args:
-        model, prompts, seed, batch_size: as for :func:`dlmcache_cuda.decode`.
+        model, prompts, canvas, seed, batch_size: as for :func:`dlmcache_cuda.decode`.
         drafts: events bring what was predicted at positions that stay masked. Default: True.
         settings: the other settings of ``decode`` by keyword, but ``callback`` and ``streamer``.
 
@@ -114,15 +125,20 @@ def stream(
         TypeError, ValueError, MemoryError: as ``decode``, by this call; nothing was computed.
         FloatingPointError: logits were NaN or infinite; while iterating.
     """
-    checked = SequenceSettings(model, settings, "stream()", lambda event: None, drafts).longest
-    prompt_ids = tokenize_prompts(model, prompts, checked.gen_length)
-    seeds = check_seeds(seed, len(prompt_ids))
-    longest = max(ids.numel() for ids in prompt_ids) + checked.gen_length
-    decoder = Decoder(
+    check_model(model)
+    check_one_of("stream", prompts=prompts, canvas=canvas)
+    split = None if canvas is None else split_canvases(model, canvas)
+    regions = None if split is None else [region for _, region in split]
+    checked = SequenceSettings(model, settings, "stream()", regions)
+    if split is None:
+        split = split_prompts(model, prompts, checked.longest.gen_length)
+    seeds = check_seeds(seed, len(split))
+    decoder = EventDecoder(
         model,
-        max_length=longest,
-        num_slots=check_batch_size(batch_size, len(prompt_ids)),
-        drafts=drafts,
-        **settings,
+        checked.cache,
+        checked.longest,
+        num_slots=check_batch_size(batch_size, len(split)),
+        lengths=[region.end for _, region in split],
+        drafts=check_drafts(drafts),
     )
-    return Stream(decoder, prompt_ids, seeds)
+    return Stream(decoder, split, seeds)

@@ -23,7 +23,7 @@ class StreamEvent:
         sequence: index of the prompt, or what :meth:`Decoder.add` returned.
         forward: the forward of the call or decoder that the step was part of, from 0.
         step: the sequence's own step just made, from 0.
-        ids: ``[G]`` int64, CPU: what is committed, mask tokens elsewhere.
+        ids: ``[G]`` int64, CPU: what is committed or was given, mask tokens elsewhere.
         committed: ``[n]`` int64, CPU: positions in the region committed by this step, ascending.
         draft: ``[G]`` int64, CPU: what this step predicted at positions that are still masked,
             mask tokens where it predicted none: most caches and windows predict some positions
@@ -41,6 +41,7 @@ class StreamEvent:
     rows: float
     finished: DecodedSequence | None
     _model: Llada = field(repr=False, compare=False)
+    _text_end: int = field(repr=False, compare=False)  # behind the given text of the region
 
     @property
     def text(self) -> str | None:
@@ -87,6 +88,7 @@ class StreamEvent:
 
     def _first_end(self, ids: Tensor) -> int:
         ends = torch.isin(ids, torch.tensor(self._model.end_token_ids, dtype=torch.int64))
+        ends[: self._text_end] = False  # before given text an end token ends nothing
         return int(ends.int().argmax()) if bool(ends.any()) else ids.numel()
 
     def _sure(self, ids: Tensor) -> Tensor:

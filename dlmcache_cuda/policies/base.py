@@ -37,7 +37,9 @@ class SlotView:
     masks_to_end: int = 0  # masks in [prompt_length, end)
     commits: Sequence[int] = ()  # commits of each step so far
     due: tuple[int, ...] = ()  # random order: positions committed by this step
-    due_before: tuple[int, ...] = ()  # random order: positions committed by the step before
+    due_before: tuple[int, ...] = ()  # random order: those that the step before was to commit
+    masks: tuple[int, ...] = ()  # random order: the positions that are masks, ascending
+    rows_before: int | None = None  # rows of the last marked step, for ``expected_rows``
 
     @property
     def gen_length(self) -> int:
@@ -59,6 +61,8 @@ class SlotPlan:
         slice_shift: on Dream, the first row that enters predicts its own position too.
         sparse: layers compute their budget of the rows only (``StackSpec.selection``).
         tested: layers test the drift of tracked rows (``StackSpec.tracking``).
+        rows: with ``marked``, the positions of the range that will be marked, where the host knows
+            them: distinct. ``mark`` finds them in ``StepView.listed``. Needs ``lists_rows``.
     """
 
     begin: int
@@ -70,6 +74,7 @@ class SlotPlan:
     slice_shift: bool = False
     sparse: bool = False
     tested: bool = False
+    rows: tuple[int, ...] | None = None
 
 
 IDLE = SlotPlan(0, 0, refresh=False)
@@ -148,10 +153,12 @@ class StepView:
 
     slots: Sequence[SlotView | None]
     masked: Tensor | None = None
-    """``[S * capacity]`` bool: masks of the generation regions. When a step is planned it is there
-    only for policies that read the device."""
+    """``[S * capacity]`` bool: masks of the generation regions; None while a step is planned."""
     columns: SlotColumns | None = None
     """The slots' numbers on the device; None while a step is planned."""
+    listed: Tensor | None = None
+    """``[L]`` int64: the rows that plans list, ``slot * capacity + position``, -1 where unused;
+    None while a step is planned."""
 
 
 @dataclass(slots=True)
@@ -177,8 +184,8 @@ class StepResult:
     importance: Tensor | None
     """``[M]`` fp32: attention rollout, where the stack computes it."""
     done: Tensor | None = None
-    """``[S]`` bool: slots whose step is over; the others go on with more rows, and what is told of
-    them now does not hold. None: all."""
+    """``[S]`` bool: slots whose step is over. The others take no part, or go on with more rows, and
+    what is told of them now does not hold. None: all."""
 
     def keep(self, state: Tensor, new: Tensor) -> None:
         """Renews ``state``, ``[M]`` or ``[S * capacity]``, of the slots that are done."""
@@ -222,9 +229,12 @@ class CachePolicy:
     """Every so many steps, what stands behind the first end token becomes padding."""
     head_scope: str = "block"
     """``all``: every computed mask is predicted at every step, not only the block's."""
-    reads_device: bool = False
-    """:meth:`plan` looks at the masks, or how many rows are marked is known on the device only:
-    the host waits for the device once more per step, and no step is captured as a CUDA graph."""
+    lists_rows: bool = False
+    """Plans list rows that the host knows (``SlotPlan.rows``)."""
+    may_lack_rows: bool = False
+    """The rows that :meth:`mark` marks may predict fewer masks than are to be committed. The step
+    is then repeated for the slot with all rows of its range. Not with ``StackSpec.tracking`` or
+    ``selection``, whose state a repeated step does not find as it was."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -256,6 +266,15 @@ class CachePolicy:
     def max_rows(self, view: SlotView, plan: SlotPlan) -> int:
         """Rows that :meth:`mark` marks in a slot's range, at most."""
         return plan.end - plan.begin
+
+    def expected_rows(self, view: SlotView, plan: SlotPlan) -> int | None:
+        """Rows that :meth:`mark` marks as a rule, where :meth:`max_rows` is far above that.
+
+        Steps that do not read the device make room for so many. ``view.rows_before`` says how many
+        there were last. A step with more is repeated, so :meth:`mark` must change no state, and the
+        stack neither track nor select. None: room for ``max_rows``.
+        """
+        return None
 
     def max_forced(self, view: SlotView, plan: SlotPlan) -> int:
         """Rows that :meth:`mark` forces in a slot's range: exactly that many where they come on top

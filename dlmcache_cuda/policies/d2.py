@@ -80,7 +80,6 @@ class D2(CachePolicy):
     Config = D2Config
     follows_any_order = False
     head_scope = "all"
-    reads_device = True
 
     @property
     def ranks(self) -> bool:
@@ -104,6 +103,14 @@ class D2(CachePolicy):
     def plan_slot(self, view: SlotView) -> SlotPlan:
         refresh = is_due(view.step, self.config.refresh_steps)
         return SlotPlan(0, view.length, refresh, marked=not refresh)
+
+    def expected_rows(self, view: SlotView, plan: SlotPlan) -> int:
+        if view.rows_before is not None:
+            return view.rows_before + view.rows_before // 8 + 4
+        # Largest first, so many rows hold rollout_p of the mass at most.
+        important = int(self.config.rollout_p * view.length) + 1
+        rows = min(self.config.current_k, view.masks_to_end) + sum(view.commits[-1:]) + important
+        return rows * max(self.config.inflate_w, 1)
 
     def mark(self, step: StepView, plan: StepPlan) -> None:
         if any(slot.marked for slot in plan.slots):
@@ -142,7 +149,7 @@ class D2(CachePolicy):
             )
             scores = ops.gather_rows(score, rows)
             picked = ops.select_rows(scores, rows, cu_rows, left, frame.num_slots * k)[0]
-            chosen[picked] = True
+            chosen.index_fill_(0, picked, True)
             left = (left - cu_rows.diff()).clamp_(min=0)
         return chosen[:-1]
 
@@ -150,12 +157,12 @@ class D2(CachePolicy):
         """Rows of largest importance up to ``rollout_p`` of the mass of all free rows."""
         frame = self.frame
         free = free.view(frame.num_slots, -1) & (self._positions < lengths[:, None])
-        importance = torch.where(free, self._importance.view(free.shape), -1.0)
+        importance = self._importance.view(free.shape).masked_fill(~free, -1.0)
         ordered, order = importance.sort(dim=1, descending=True, stable=True)
         mass = ordered.clamp(min=0)
         share = mass.cumsum(1) / mass.sum(1, keepdim=True)
         taken = share <= self.config.rollout_p
-        taken[:, 0] = True
+        taken[:, 0].fill_(True)
         taken &= ordered >= 0
         return torch.zeros_like(free).scatter_(1, order, taken).flatten()
 
@@ -164,8 +171,9 @@ class D2(CachePolicy):
         frame = self.frame
         rows = marks.view(frame.num_slots, -1)
         far = frame.capacity + self.config.inflate_w + 1
-        before = torch.where(rows, self._positions, -far).cummax(1).values
-        behind = torch.where(rows, self._positions, 2 * far).flip(1).cummin(1).values.flip(1)
+        positions = self._positions.expand_as(rows)
+        before = positions.masked_fill(~rows, -far).cummax(1).values
+        behind = positions.masked_fill(~rows, 2 * far).flip(1).cummin(1).values.flip(1)
         return (rows | (behind - before <= self.config.inflate_w)).flatten()
 
     def _log_density(self, masked: Tensor, begin: Tensor, end: Tensor) -> Tensor:
@@ -180,9 +188,11 @@ class D2(CachePolicy):
 
     def after_commit(self, result: StepResult) -> None:
         # Entry -1 takes the unused candidates.
-        self._log_confidence[result.candidates] = result.log_confidence
-        self._newly = result.newly
-        self._importance = result.importance[: self._importance.numel()]
+        log_confidence = self._log_confidence.clone()
+        log_confidence[result.candidates] = result.log_confidence
+        result.keep(self._log_confidence[:-1], log_confidence[:-1])
+        result.keep(self._newly, result.newly)
+        result.keep(self._importance, result.importance[: self._importance.numel()])
 
     @classmethod
     def exact_config(cls) -> D2Config:

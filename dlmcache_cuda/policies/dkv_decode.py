@@ -14,13 +14,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dlmcache_cuda.policies.base import (
-    IDLE,
     CachePolicy,
     Frame,
     PolicyConfig,
     SlotPlan,
     SlotView,
     StepPlan,
+    StepResult,
     StepView,
     check_choice,
     check_interval,
@@ -56,57 +56,36 @@ class DkvDecode(CachePolicy):
 
     def attach(self, frame: Frame) -> None:
         super().attach(frame)
-        self._settled = frame.flags()  # what could be kept when the step before was planned
+        self._settled = frame.flags()  # what could be kept when the step before began
 
     def _full(self, view: SlotView) -> bool:
         i = view.step_in_block
         return i % self.config.cache_reloading_step == 0 or (i == 1 and view.shift == 0)
 
     @property
-    def reads_device(self) -> bool:
+    def may_lack_rows(self) -> bool:
+        """``right`` keeps rows that predict masks; where too few others are left, all are due."""
         return self.frame.shift > 0 and self.config.shift_type == "right"
 
-    def plan(self, step: StepView) -> StepPlan:
-        waiting = self._waiting_slots(step) if self.reads_device else ()
-        plans = [
-            IDLE
-            if view is None
-            else SlotPlan(0, view.length, refresh=True)
-            if self._full(view) or slot in waiting
-            else SlotPlan(0, view.length, refresh=False, marked=True)
-            for slot, view in enumerate(step.slots)
-        ]
-        return StepPlan(plans)
+    def plan_slot(self, view: SlotView) -> SlotPlan:
+        full = self._full(view)
+        return SlotPlan(0, view.length, refresh=full, marked=not full)
 
     def mark(self, step: StepView, plan: StepPlan) -> None:
         plan.marks = self.frame.twinned(~self._settled)
-        self._settled.copy_(cacheable_rows(step, self.frame, self.config.shift_type))
+        self._cacheable = cacheable_rows(step, self.frame, self.config.shift_type)
+
+    def after_commit(self, result: StepResult) -> None:
+        result.keep(self._settled, self._cacheable)
 
     def max_rows(self, view: SlotView, plan: SlotPlan) -> int:
-        # What was masked when the step before was planned, and with a shift the rows before.
+        # What was masked when the step before began, and with a shift the rows before.
         masks = view.masks_to_end + view.commits[-1]
         if view.shift and view.step == 1:
             masks = view.gen_length  # the first step settles nothing there, given or not
         if view.shift:
             masks = 1 + masks * (2 if self.config.shift_type == "un_right" else 1)
         return min(masks, plan.end - plan.begin)
-
-    def _waiting_slots(self, step: StepView) -> set[int]:
-        """Slots with too few masks whose predicting row is active; only ``right`` has any."""
-        shape = (self.frame.num_slots, self.frame.capacity)
-        ready = step.masked.view(shape) & ~self._settled.view(shape).roll(1, dims=1)
-        waiting = set()
-        for slot, view in enumerate(step.slots):
-            if view is None:
-                continue
-            if view.due:
-                missing = not bool(ready[slot, list(view.due)].all())
-            else:
-                count = int(ready[slot, : view.block_end].sum())
-                missing = count < min(view.num_commit, view.num_masks)
-            if missing:
-                waiting.add(slot)
-        return waiting
 
     @classmethod
     def exact_config(cls) -> DkvDecodeConfig:

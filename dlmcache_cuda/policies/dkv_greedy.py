@@ -11,7 +11,7 @@ here), nearest first, left and right in turn.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -62,36 +62,39 @@ class DkvGreedy(CachePolicy):
     Config = DkvGreedyConfig
     remasking = "random_order"
     shifts = (0,)
-    reads_device = True
+    lists_rows = True
 
     def attach(self, frame: Frame) -> None:
         super().attach(frame)
-        self._masks: list[list[int]] = [[] for _ in range(frame.num_slots)]
-        self._rows: list[int] = []  # what the next step computes
+        # Of each slot, before the step that was planned last.
+        self._masks: list[Sequence[int]] = [()] * frame.num_slots
 
     def plan(self, step: StepView) -> StepPlan:
-        capacity = self.frame.capacity
-        masked = step.masked.view(-1, capacity)
-        plans, self._rows = [], []
-        for slot, view in enumerate(step.slots):
-            if view is None:
-                plans.append(IDLE)
-                continue
-            masks_before = self._masks[slot]
-            self._masks[slot] = masked[slot].nonzero().flatten().tolist()
-            if view.step_in_block % self.config.cache_reloading_step == 0:
-                plans.append(SlotPlan(0, view.length, refresh=True))
-            else:
-                plans.append(SlotPlan(0, view.length, refresh=False, marked=True))
-                self._rows += [slot * capacity + p for p in self._active(view, masks_before)]
-        return StepPlan(plans)
+        masks_before = self._masks
+        self._masks = [() if view is None else view.masks for view in step.slots]
+        return StepPlan(
+            [
+                IDLE if view is None else self._plan(view, masks)
+                for view, masks in zip(step.slots, masks_before, strict=True)
+            ]
+        )
+
+    def _plan(self, view: SlotView, masks_before: Sequence[int]) -> SlotPlan:
+        if view.step_in_block % self.config.cache_reloading_step == 0:
+            return SlotPlan(0, view.length, refresh=True)
+        rows = tuple(sorted(self._active(view, masks_before)))
+        return SlotPlan(0, view.length, refresh=False, marked=True, rows=rows)
 
     def mark(self, step: StepView, plan: StepPlan) -> None:
-        marks = self.frame.flags()
-        marks[torch.tensor(self._rows, dtype=torch.int64, device=marks.device)] = True
-        plan.marks = self.frame.twinned(marks)
+        flags = self.frame.flags()
+        # One entry more, -1, takes the unused places of the list.
+        marks = torch.cat((flags, flags[:1])).index_fill_(0, step.listed, True)
+        plan.marks = self.frame.twinned(marks[:-1])
 
-    def _active(self, view: SlotView, masks_before: list[int]) -> set[int]:
+    def max_rows(self, view: SlotView, plan: SlotPlan) -> int:
+        return len(plan.rows)
+
+    def _active(self, view: SlotView, masks_before: Sequence[int]) -> set[int]:
         active = {*view.due, *view.due_before}
         centers = view.due if self.config.window_center == "next" else view.due_before
         for center in centers:
@@ -103,7 +106,7 @@ class DkvGreedy(CachePolicy):
         return DkvGreedyConfig(cache_reloading_step=1)
 
 
-def _nearest(center: int, masks: Iterable[int], taken: set[int], count: int) -> list[int]:
+def _nearest(center: int, masks: Sequence[int], taken: set[int], count: int) -> list[int]:
     """Up to ``count`` masks around ``center``, left and right in turn, nearest first."""
     free = [p for p in masks if p != center and p not in taken]
     sides = [[p for p in free if p < center], [p for p in reversed(free) if p > center]]

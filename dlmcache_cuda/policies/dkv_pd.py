@@ -7,13 +7,12 @@ whole sequence, blocks do not reset anything.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dlmcache_cuda.policies.base import (
     PolicyConfig,
     SlotPlan,
-    StepPlan,
-    StepView,
+    SlotView,
     check_choice,
     check_interval,
     is_due,
@@ -51,20 +50,12 @@ class DkvPd(DkvDecode):
 
     Config = DkvPdConfig
 
-    def plan(self, step: StepView) -> StepPlan:
-        plan = super().plan(step)
-        for slot, view in enumerate(step.slots):
-            if view is None:
-                continue
-            if is_due(view.step, self.config.prompt_refresh_steps):
-                plan.slots[slot] = SlotPlan(0, view.length, refresh=True)
-            else:
-                begin = view.prompt_length - view.shift
-                whole = plan.slots[slot].refresh
-                plan.slots[slot] = SlotPlan(begin, view.length, whole, marked=not whole)
-        return plan
+    def plan_slot(self, view: SlotView) -> SlotPlan:
+        if is_due(view.step, self.config.prompt_refresh_steps):
+            return SlotPlan(0, view.length, refresh=True)
+        return replace(super().plan_slot(view), begin=view.prompt_length - view.shift)
 
-    def _full(self, view) -> bool:
+    def _full(self, view: SlotView) -> bool:
         return view.step % self.config.cache_reloading_step == 0
 
     @classmethod

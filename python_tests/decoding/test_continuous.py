@@ -103,6 +103,27 @@ def test_one_block_stays_one_block_when_shorter():
     assert result.forwards == alone.forwards
 
 
+def test_canvases_go_beside_prompts():
+    model, mask = model_of("llada"), model_of("llada").mask_token_id
+    canvas = [4, 5, mask, mask, 7, mask, 8]
+    options = {"block_length": 4, "cache": "dual"}
+    decoder = Decoder(model, max_length=32, num_slots=2, gen_length=12, **options)
+    decoder.add([1, 2, 3], seed=1)
+    decoder.step()
+    decoder.add(canvas=canvas, seed=2)
+    finished = {}
+    while not decoder.idle:
+        for event in decoder.step():
+            finished[event.sequence] = event.finished
+    expected = [
+        dlmcache_cuda.decode(model, [1, 2, 3], gen_length=12, seed=[1], **options).sequences[0],
+        dlmcache_cuda.decode(model, canvas=canvas, seed=[2], **options).sequences[0],
+    ]
+    for number, sequence in enumerate(expected):
+        assert finished[number].canvas_ids.tolist() == sequence.canvas_ids.tolist()
+        assert finished[number].commit_step.tolist() == sequence.commit_step.tolist()
+
+
 def test_an_idle_decoder_computes_nothing():
     decoder = Decoder(model_of("llada"), max_length=32, gen_length=8)
     assert decoder.idle and decoder.step() == [] and decoder.forwards == 0
@@ -124,10 +145,19 @@ def test_a_full_decoder_says_so_and_goes_on():
         ({"prompt": []}, ValueError, "prompt is empty"),
         ({"prompt": 3}, TypeError, "prompt must be .* got int"),
         ({"prompt": [70]}, ValueError, "prompt holds token id 70"),
-        ({"prompt": [1] * 30}, ValueError, "prompt has 30 tokens.*max_length of this decoder is 3"),
+        (
+            {"prompt": [1] * 30},
+            ValueError,
+            r"the canvas has 42 positions \(30 of the prompt.*max_length of this decoder is 32",
+        ),
         ({"gen_length": 13}, ValueError, r"gen_length must be an integer in \[1, 12\], got 13"),
         ({"gen_length": "4"}, TypeError, "gen_length must be an integer"),
         ({"gen_length": 5}, ValueError, r"multiple of block_length \(4\), got 5"),
+        ({"canvas": [66]}, TypeError, "add takes one of prompt and canvas, got prompt and canvas"),
+        ({"prompt": None}, TypeError, "got neither"),
+        ({"prompt": None, "canvas": [66] * 13}, ValueError, "canvas has 13 positions from its fir"),
+        ({"prompt": None, "canvas": [1, 2]}, ValueError, "canvas has no mask token"),
+        ({"prompt": None, "canvas": [66], "gen_length": 4}, TypeError, "does not go with canvas"),
         ({"seed": -1}, ValueError, "seed must be in"),
     ],
     ids=str,

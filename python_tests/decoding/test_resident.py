@@ -7,7 +7,6 @@ decode the same; exact steps are compared with the oracles elsewhere.
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import pytest
@@ -18,9 +17,9 @@ from oracles.canvases import random_region
 from oracles.compare import random_prompts
 from oracles.every_policy import CASES, assert_same, config_of, model_of, options_of
 from oracles.host_graph import HostStepGraphs
+from oracles.resident import resident
 
 import dlmcache_cuda
-from dlmcache_cuda.decoding import decoder as decoder_module
 from dlmcache_cuda.policies import available_policies
 
 LENGTHS = [3, 11, 1, 7, 20]
@@ -31,17 +30,6 @@ COMMITS = {
     "warm": {"temperature": 0.7},
     "guided": {"cfg_scale": 1.5, "block_length": 12},
 }
-
-
-@contextlib.contextmanager
-def resident(graphs: bool = False):
-    """Decoders made within run their steps as on a GPU."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoder_module, "reads_nothing", lambda device: True)
-        if graphs:
-            patch.setattr(decoder_module, "captures_steps", lambda settings: True)
-            patch.setattr(decoder_module, "StepGraphs", HostStepGraphs)
-        yield
 
 
 def commit_options(name: str, commit: str) -> dict[str, Any]:
@@ -87,8 +75,7 @@ def test_replayed_steps_decode_the_same(family, name, commit):
         assert a.ids.tolist() == b.ids.tolist(), f"sequence {i}"
         assert a.commit_step.tolist() == b.commit_step.tolist(), f"sequence {i}"
         assert (a.forwards, a.rows_computed) == (b.forwards, b.rows_computed), f"sequence {i}"
-    policy = available_policies()[name]
-    alone = policy.reads_device is True or (commit == "guided" and name in ("elastic", "composed"))
+    alone = commit == "guided" and name in ("elastic", "composed")
     if name == "none" or alone:
         assert HostStepGraphs.captured == 0
     elif commit == "fixed" and name not in ("prefix", "dual", "dkv-pd"):

@@ -23,9 +23,13 @@ def test_a_rounded_shape_relies_on_no_counts(budgets):
         entering=20,
         counts=(20,),
         predicted=9,
+        committable=None,
+        listed=3,
         window=0,
         budgets=budgets,
         marked=True,
+        expected=False,
+        may_lack=False,
         limited=False,
         sliced=False,
         tested=False,
@@ -34,6 +38,7 @@ def test_a_rounded_shape_relies_on_no_counts(budgets):
     rounded = shape.rounded()
     assert rounded.counts is None
     assert (rounded.entering, rounded.predicted, rounded.window) == (32, 32, 0)
+    assert (rounded.committable, rounded.listed) == (None, 32)
     assert rounded.budgets == (None if budgets is None else (None, 32, 64))
     assert (rounded.marked, rounded.tested) == (True, False)
     assert rounded.rounded() == rounded

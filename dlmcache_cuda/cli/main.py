@@ -7,9 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from dlmcache_cuda.cli import chat, decode, demo, env, fill, presets
+from dlmcache_cuda.cli import chat, decode, demo, env, eval, fill, presets
 
-COMMANDS = (demo, decode, fill, chat, presets, env)
+COMMANDS = (demo, decode, fill, chat, presets, eval, env)
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import EXAMPLES
@@ -93,6 +95,15 @@ def test_two_processes_give_the_results_of_one(tmp_path):
     assert (one["throughput"]["processes"], two["throughput"]["processes"]) == (1, 2)
     # lm-eval repeats a request where shares differ in size: 5 documents are 3 and 2 + 1.
     assert (one["throughput"]["sequences"], two["throughput"]["sequences"]) == (5, 6)
+
+
+@pytest.mark.parametrize("page", ["evaluation.md", "multi_gpu.md"])
+def test_the_python_of_the_documents_runs(page, monkeypatch):
+    monkeypatch.chdir(EXAMPLES.parents[1])
+    blocks = re.findall(r"^```python\n(.*?)^```", Path("docs", page).read_text(), re.M | re.S)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, page, "exec"), {"__name__": "example"})
 
 
 def test_lm_evals_own_command_line_knows_the_model(tmp_path, monkeypatch, capsys):

@@ -32,7 +32,13 @@ ALLOWED = {
     "likelihood": {"model", "decoding"},
     "evaluation": {"decoding", "model", "policies", "likelihood", "parallel", ""},
     "decoding": {"ops", "cache", "model", "policies", "samplers", "stack", "profiling"},
+    "tuning": {"ops", "cache", "decoding", "model", "policies"},
+    "benchmark": {"ops", "assets", "decoding", "model", "policies", "testing", ""},
+    "report": {"decoding"},
+    "vision": {"model"},
     "cli": {
+        "benchmark",
+        "tuning",
         "_extension",
         "ops",
         "assets",
@@ -40,13 +46,16 @@ ALLOWED = {
         "model",
         "policies",
         "samplers",
+        "serving",
+        "report",
         "evaluation",
         "parallel",
         "",
     },
+    "serving": {"decoding", "model", "policies", ""},
     "testing": {"ops", "reference", "cache", "model", "assets", ""},
     "__main__": {"cli"},
-    "": {"_extension", "decoding", "model", "policies"},
+    "": {"_extension", "decoding", "model", "policies", "report", "tuning", "vision"},
 }
 
 

@@ -28,33 +28,34 @@ struct Tile {
   float* keys;     // [kBlockKeys, width]
   float* scores;   // [kBlockKeys, lanes]
   float* rescore;  // [kBlockKeys, lanes], of replaced keys
-  float* lane_a;   // [lanes]
+  float* lane_a;   // [lanes + kLanes]
   float* lane_b;   // [lanes]
-  double* sums;    // kHeads: [num_rows, kBlockKeys, 3]; kRows: [num_rows, H, 3]
+  float* sums;     // [kBlockKeys, 3, half rounded up to whole vectors]: old * new, old * old, new * new
+  float* weights;  // [Hkv, max_keys, lanes] of this tile, kept between the passes
 
-  static int64_t max_rows(const TrackedParams& p) {
-    const int64_t rows = 16 / (p.num_heads / p.num_kv_heads);
-    return rows > 1 ? rows : 1;
-  }
-
-  Tile(const TrackedParams& params, int64_t slot, int64_t first_row, int64_t num_rows)
+  // `number` counts the tiles of the slot.
+  Tile(const TrackedParams& params, int64_t slot, int64_t number)
       : p(params),
         slot(slot),
         group(p.num_heads / p.num_kv_heads),
-        first_row(first_row),
-        num_rows(num_rows),
+        first_row(p.cu_tracked[slot] + number * tracked_tile_rows(p)),
+        num_rows(smaller(p.cu_tracked[slot + 1] - first_row, tracked_tile_rows(p))),
         half(num_rows * group),
         lanes(whole_vectors(2 * half)),
         width(whole_vectors(p.head_size)) {
-    const int64_t most_sums = 3 * num_rows * (p.num_heads > kBlockKeys ? p.num_heads : kBlockKeys);
-    keys = thread_scratch.reserve(kBlockKeys * width + lanes * (p.head_size + 2 * kBlockKeys + 2) + 2 * most_sums);
+    const int64_t num_sums = kBlockKeys * 3 * whole_vectors(half);
+    keys = thread_scratch.reserve(kBlockKeys * width + lanes * (p.head_size + 2 * kBlockKeys + 2) + kLanes + num_sums);
     scores = keys + kBlockKeys * width;
     rescore = scores + kBlockKeys * lanes;
     lane_a = rescore + kBlockKeys * lanes;
-    lane_b = lane_a + lanes;
+    lane_b = lane_a + lanes + kLanes;
     q = lane_b + lanes;
-    sums = reinterpret_cast<double*>(q + p.head_size * lanes);
+    sums = q + p.head_size * lanes;
+    const int64_t tile = p.cu_tracked[slot] / tracked_tile_rows(p) + slot + number;
+    weights = p.weights + tile * p.num_kv_heads * p.max_keys * tracked_lanes(p);
   }
+
+  static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
   // Where a lane's row, head and age (old: 0, new: 1) stand in [T, H, 2].
   int64_t entry(int64_t kv_head, int64_t lane) const {
@@ -107,67 +108,90 @@ struct Tile {
     }
   }
 
+  float* weights_of(int64_t kv_head, int64_t key) const { return weights + (kv_head * p.max_keys + key) * lanes; }
+
+  float* stats_of(int64_t kv_head, int64_t lane, int64_t split) const {
+    return p.partial_stats + (entry(kv_head, lane) * p.max_splits + split) * 2;
+  }
+
+  // Largest score and sum of e^(score - largest) over the keys [begin, end), and keeps these weights.
   void find_stats(int64_t split, int64_t begin, int64_t end) {
     float *largest = lane_a, *total = lane_b;
     for (int64_t kv_head = 0; kv_head < p.num_kv_heads; ++kv_head) {
       load_q(kv_head);
-      for (int64_t lane = 0; lane < lanes; ++lane) largest[lane] = -__builtin_inff(), total[lane] = 0.0f;
+      for (int64_t lane = 0; lane < lanes; ++lane) largest[lane] = -__builtin_inff();
       for (int64_t key = begin; key < end; key += kBlockKeys) {
-        const int64_t count = end - key < kBlockKeys ? end - key : kBlockKeys;
+        const int64_t count = smaller(end - key, kBlockKeys);
         score_block(kv_head, key, count);
+        memcpy(weights_of(kv_head, key), scores, count * lanes * sizeof(float));
         for (int64_t lane = 0; lane < lanes; lane += kLanes) {
-          const FloatVec before = load(largest + lane);
-          FloatVec now = before, sum = {};
+          FloatVec now = load(largest + lane);
           for (int64_t i = 0; i < count; ++i) now = max(now, load(scores + i * lanes + lane));
-          for (int64_t i = 0; i < count; ++i) sum += exp_nonpositive(load(scores + i * lanes + lane) - now);
-          store(total + lane, load(total + lane) * exp_nonpositive(before - now) + sum);
           store(largest + lane, now);
         }
       }
+      for (int64_t lane = 0; lane < lanes; lane += kLanes) {
+        const FloatVec subtract = load(largest + lane);
+        FloatVec sum = {};
+        for (int64_t key = begin; key < end; ++key) {
+          float* weight = weights_of(kv_head, key) + lane;
+          const FloatVec value = exp_nonpositive(load(weight) - subtract);
+          store(weight, value);
+          sum += value;
+        }
+        store(total + lane, sum);
+      }
       for (int64_t lane = 0; lane < 2 * half; ++lane) {
-        float* stats = p.partial_stats + (entry(kv_head, lane) * p.max_splits + split) * 2;
+        float* stats = stats_of(kv_head, lane, split);
         stats[0] = largest[lane];
         stats[1] = total[lane];
       }
     }
   }
 
-  // Turns the scores of a block into weights.
-  void softmax_block(int64_t kv_head, int64_t count) {
-    for (int64_t lane = 0; lane < lanes; ++lane) lane_a[lane] = lane < 2 * half ? p.lse[entry(kv_head, lane)] : 0.0f;
-    for (int64_t i = 0; i < count; ++i) {
-      for (int64_t lane = 0; lane < lanes; lane += kLanes) {
-        float* score = scores + i * lanes + lane;
-        store(score, exp_nonpositive(load(score) - load(lane_a + lane)));
-      }
+  // What the kept weights of a split are to be multiplied with, in lane_a.
+  void load_factors(int64_t kv_head, int64_t split) {
+    for (int64_t lane = 0; lane < lanes + kLanes; ++lane) {
+      const bool used = lane < 2 * half;
+      lane_a[lane] = used ? stats_of(kv_head, lane, split)[0] - p.lse[entry(kv_head, lane)] : 0.0f;
     }
+    for (int64_t lane = 0; lane < lanes; lane += kLanes) store(lane_a + lane, exp_nonpositive(load(lane_a + lane)));
   }
 
-  static void add_products(double* sum, double before, double after) {
-    sum[0] += before * after;
-    sum[1] += before * before;
-    sum[2] += after * after;
+  // sum[0], sum[1] and sum[2], `stride` apart, += the products of the old and new weights of kLanes lanes from `lane`
+  // on. The lanes behind `half` read other weights than their own; nobody looks at what becomes of these.
+  void add_products(const float* weight, int64_t lane, float* sum, int64_t stride) const {
+    const FloatVec before = load(weight + lane) * load(lane_a + lane);
+    const FloatVec after = load(weight + half + lane) * load(lane_a + half + lane);
+    store(sum, load(sum) + before * after);
+    store(sum + stride, load(sum + stride) + before * before);
+    store(sum + 2 * stride, load(sum + 2 * stride) + after * after);
   }
 
   // Sum over this tile's rows and the keys [begin, end) of the cosines over heads.
-  double sum_cosines(int64_t begin, int64_t end) {
+  double sum_cosines(int64_t split, int64_t begin, int64_t end) {
+    const int64_t stride = whole_vectors(half);
     double total = 0.0;
     for (int64_t key = begin; key < end; key += kBlockKeys) {
-      const int64_t count = end - key < kBlockKeys ? end - key : kBlockKeys;
-      memset(sums, 0, num_rows * kBlockKeys * 3 * sizeof(double));
+      const int64_t count = smaller(end - key, kBlockKeys);
+      memset(sums, 0, count * 3 * stride * sizeof(float));
       for (int64_t kv_head = 0; kv_head < p.num_kv_heads; ++kv_head) {
-        load_q(kv_head);
-        score_block(kv_head, key, count);
-        softmax_block(kv_head, count);
+        load_factors(kv_head, split);
         for (int64_t i = 0; i < count; ++i) {
-          const float* weights = scores + i * lanes;
-          for (int64_t lane = 0; lane < half; ++lane) {
-            add_products(sums + (lane / group * kBlockKeys + i) * 3, weights[lane], weights[half + lane]);
+          const float* weight = weights_of(kv_head, key + i);
+          for (int64_t lane = 0; lane < half; lane += kLanes) {
+            add_products(weight, lane, sums + i * 3 * stride + lane, stride);
           }
         }
       }
-      for (int64_t row = 0; row < num_rows; ++row) {
-        for (int64_t i = 0; i < count; ++i) total += cosine(sums + (row * kBlockKeys + i) * 3);
+      for (int64_t i = 0; i < count; ++i) {
+        for (int64_t row = 0; row < num_rows; ++row) {
+          float sum[3] = {};
+          for (int64_t c = 0; c < 3; ++c) {
+            for (int64_t g = 0; g < group; ++g) sum[c] += sums[(i * 3 + c) * stride + row * group + g];
+          }
+          total += cosine(sum);
+        }
       }
     }
     return total;
@@ -175,32 +199,24 @@ struct Tile {
 
   // The products of old and new weights, summed over the keys [begin, end), of each row and head.
   void sum_products(int64_t split, int64_t begin, int64_t end) {
-    memset(sums, 0, num_rows * p.num_heads * 3 * sizeof(double));
+    const int64_t stride = whole_vectors(half);
     for (int64_t kv_head = 0; kv_head < p.num_kv_heads; ++kv_head) {
-      load_q(kv_head);
-      for (int64_t key = begin; key < end; key += kBlockKeys) {
-        const int64_t count = end - key < kBlockKeys ? end - key : kBlockKeys;
-        score_block(kv_head, key, count);
-        softmax_block(kv_head, count);
-        for (int64_t i = 0; i < count; ++i) {
-          const float* weights = scores + i * lanes;
-          for (int64_t lane = 0; lane < half; ++lane) {
-            const int64_t head = kv_head * group + lane % group;
-            add_products(sums + (lane / group * p.num_heads + head) * 3, weights[lane], weights[half + lane]);
-          }
-        }
+      load_factors(kv_head, split);
+      memset(sums, 0, 3 * stride * sizeof(float));
+      for (int64_t lane = 0; lane < half; lane += kLanes) {
+        for (int64_t key = begin; key < end; ++key) add_products(weights_of(kv_head, key), lane, sums + lane, stride);
       }
-    }
-    for (int64_t i = 0; i < num_rows * p.num_heads; ++i) {
-      float* dots = p.partial_dots + ((first_row * p.num_heads + i) * p.max_splits + split) * 3;
-      for (int64_t c = 0; c < 3; ++c) dots[c] = static_cast<float>(sums[3 * i + c]);
+      for (int64_t lane = 0; lane < half; ++lane) {
+        float* dots = p.partial_dots + (entry(kv_head, lane) / 2 * p.max_splits + split) * 3;
+        for (int64_t c = 0; c < 3; ++c) dots[c] = sums[c * stride + lane];
+      }
     }
   }
 
-  static double cosine(const double* sum) {
-    const double before = sqrt(sum[1]), after = sqrt(sum[2]);
+  static float cosine(const float* sum) {
+    const float before = sqrtf(sum[1]), after = sqrtf(sum[2]);
     // Not fmax(): that would turn a NaN into a number.
-    return sum[0] / ((before < kMinNorm ? double{kMinNorm} : before) * (after < kMinNorm ? double{kMinNorm} : after));
+    return sum[0] / ((before < kMinNorm ? kMinNorm : before) * (after < kMinNorm ? kMinNorm : after));
   }
 };
 
@@ -210,16 +226,15 @@ template <typename Body, typename Finish>
 void for_each_tile(const TrackedParams& p, int64_t first_item, int64_t last_item, Body&& body, Finish&& finish) {
   dispatch_float(p.dtype, [&](auto tag) {
     using scalar_t = typename decltype(tag)::type;
-    const int64_t most_rows = Tile<scalar_t>::max_rows(p);
     for (int64_t item = first_item; item < last_item; ++item) {
       const int64_t slot = item / p.max_splits, split = item % p.max_splits;
       const KeySplits splits = tracked_splits(p.kv_lens[slot]);
       if (split >= splits.count) continue;
       const int64_t begin = split * splits.keys;
       const int64_t end = begin + splits.keys < p.kv_lens[slot] ? begin + splits.keys : p.kv_lens[slot];
-      for (int64_t row = p.cu_tracked[slot]; row < p.cu_tracked[slot + 1]; row += most_rows) {
-        const int64_t left = p.cu_tracked[slot + 1] - row;
-        Tile<scalar_t> tile(p, slot, row, left < most_rows ? left : most_rows);
+      const int64_t tracked = p.cu_tracked[slot + 1] - p.cu_tracked[slot], most = tracked_tile_rows(p);
+      for (int64_t number = 0; number * most < tracked; ++number) {
+        Tile<scalar_t> tile(p, slot, number);
         body(tile, split, begin, end);
       }
       finish(slot, split);
@@ -259,7 +274,7 @@ void tracked_products(const TrackedParams& p, int64_t begin, int64_t end) {
       p, begin, end,
       [&](auto& tile, int64_t split, int64_t first, int64_t last) {
         if (p.similarity == Similarity::kHeads) {
-          cosines += tile.sum_cosines(first, last);
+          cosines += tile.sum_cosines(split, first, last);
         } else {
           tile.sum_products(split, first, last);
         }
@@ -282,7 +297,7 @@ void tracked_finish(const TrackedParams& p, int64_t begin, int64_t end) {
     } else if (splits > 0) {
       count = static_cast<double>((last - first) * p.num_heads);
       for (int64_t i = first * p.num_heads; i < last * p.num_heads; ++i) {
-        double sum[3] = {};
+        float sum[3] = {};
         for (int64_t split = 0; split < splits; ++split) {
           for (int64_t c = 0; c < 3; ++c) sum[c] += p.partial_dots[(i * p.max_splits + split) * 3 + c];
         }

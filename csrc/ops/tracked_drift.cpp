@@ -2,6 +2,8 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
+
 #include "ops/check.h"
 #include "ops/check_row_list.h"
 #include "ops/run.h"
@@ -69,6 +71,13 @@ Tensor tracked_similarity(const Tensor& q_old, const Tensor& q_new, const Tensor
   Tensor stats = scratch({row_heads, 2, p.max_splits, 2});
   Tensor partial = heads ? scratch({p.num_slots, p.max_splits}) : scratch({row_heads, p.max_splits, 3});
   Tensor out = scratch({p.num_slots});
+  int64_t num_weights = 0;
+  if (cpu && p.num_tracked > 0) {
+    for (int64_t s = 0; s < p.num_slots; ++s) p.max_keys = std::max(p.max_keys, p.kv_lens[s]);
+    num_weights = cpu::tracked_weights(p);
+  }
+  Tensor weights = scratch({num_weights});
+  p.weights = static_cast<float*>(weights.data_ptr());
   p.lse = static_cast<float*>(lse.data_ptr());
   p.partial_stats = static_cast<float*>(stats.data_ptr());
   (heads ? p.partial_cosine : p.partial_dots) = static_cast<float*>(partial.data_ptr());
@@ -91,7 +100,7 @@ Tensor tracked_similarity_cpu(const Tensor& q_old, const Tensor& q_new, const Te
                                 const int64_t cost = 2 * scores * p.num_heads / items * (p.head_size / 4 + 4);
                                 run_cpu(cpu::tracked_stats, p, items, cost);
                                 run_cpu(cpu::tracked_merge_rows, p, used, p.num_heads * p.max_splits * 32);
-                                run_cpu(cpu::tracked_products, p, items, cost);
+                                run_cpu(cpu::tracked_products, p, items, 2 * scores * p.num_heads / items);
                               }
                               run_cpu(cpu::tracked_finish, p, p.num_slots, p.max_splits * 4);
                             });

@@ -1,5 +1,6 @@
 // Filtering and sampling: CPU loops and kernels against a double-precision loop over sorted logits.
 #include <algorithm>
+#include <cmath>
 #include <random>
 
 #include "cuda/launch.cuh"
@@ -240,6 +241,21 @@ TEST(zeros_of_both_signs_and_steps_of_all_sizes) {
   for (int64_t top_k = 1; top_k <= 9; ++top_k) {
     problem.top_k = top_k;
     check(problem);
+  }
+}
+
+// The cut is found digit by digit of the keys: a wrong last digit moves it by one key.
+TEST(neighbouring_floats_are_told_apart) {
+  for (const float sign : {1.0f, -1.0f}) {
+    Problem problem = make_problem(1, 16, 7);
+    for (int64_t id = 0; id < 16; ++id) {
+      problem.logits[id] = id == 0 ? sign * 0.75f : std::nextafter(problem.logits[id - 1], sign * INFINITY);
+    }
+    problem.score = kScoreEntropy;
+    for (int64_t top_k = 1; top_k <= 16; ++top_k) {
+      problem.top_k = top_k;
+      check(problem);
+    }
   }
 }
 

@@ -23,6 +23,7 @@ struct Call {
   std::vector<scalar_t> q_old, q_new, k, k_old;
   std::vector<int64_t> cu_tracked{0}, cu_rows{0}, row_index;
   std::vector<float> out, lse, partial_stats, partial_cosine, partial_dots;
+  std::vector<float> tracked_weights;
   TrackedParams p{};
 
   Call(const Layout& given, DType dtype, Similarity similarity, bool unaligned = false) : layout(given) {
@@ -138,6 +139,10 @@ struct Call {
 
   std::vector<float> run_loops() {
     allocate(max_key_splits<cpu::kTrackedMinKeys, cpu::kTrackedMaxSplits>(p.capacity));
+    p.max_keys = 0;
+    for (const int64_t keys : layout.keys) p.max_keys = std::max(p.max_keys, keys);
+    tracked_weights.assign(cpu::tracked_weights(p), NAN);
+    p.weights = tracked_weights.data();
     cpu::tracked_stats(p, 0, p.num_slots * p.max_splits);
     cpu::tracked_merge_rows(p, 0, cu_tracked.back());
     cpu::tracked_products(p, 0, p.num_slots * p.max_splits);

@@ -23,8 +23,9 @@ class RowList:
     """``[R]`` int64 flat rows (slot * capacity + position), ascending; -1 behind the used ones."""
     cu_rows: Tensor
     """``[S + 1]`` int64: slot s has the entries ``cu_rows[s]`` to ``cu_rows[s + 1]`` - 1."""
-    counts: tuple[int, ...] | None
-    """Number of rows of each slot, S of them; None where only the device knows."""
+    counts: tuple[int | None, ...] | None
+    """Number of rows of each slot, S of them; None where only the device knows: for a slot, or for
+    all."""
     capacity: int
     """Positions of a slot."""
 

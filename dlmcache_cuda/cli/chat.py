@@ -2,6 +2,9 @@
 
 /reset forgets the conversation, /exit or end of input leaves. The bundled model knows single
 questions only, so it forgets after every answer.
+
+On a terminal an answer is shown while it is decoded: what is final as it is, the draft dim. To a
+pipe text is written as soon as it is final.
 """
 
 from __future__ import annotations
@@ -9,12 +12,15 @@ from __future__ import annotations
 import argparse
 import sys
 
+from dlmcache_cuda.cli.live_text import show_answer
 from dlmcache_cuda.cli.options import (
     add_decode_options,
     add_model_options,
     decode_options,
     load_model,
 )
+from dlmcache_cuda.decoding.arguments import check_seeds
+from dlmcache_cuda.decoding.sequence_settings import SequenceSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,10 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    import dlmcache_cuda
-
     options = decode_options(arguments)
     model = load_model(arguments)
+    # Wrong options end the command here; what goes wrong with a message does not.
+    SequenceSettings(model, {k: v for k, v in options.items() if k != "seed"}, "chat")
+    check_seeds(options["seed"], 1)
     forget = arguments.forget or arguments.model is None
     interactive = sys.stdin.isatty()
     if interactive:
@@ -51,14 +58,13 @@ def run(arguments: argparse.Namespace) -> int:
             continue
         messages.append({"role": "user", "content": text})
         try:
-            out = dlmcache_cuda.decode(model, messages, **options)
+            answer = show_answer(model, messages, **options)
         except ValueError as error:
             # A message that is too long is the user's to shorten; the conversation goes on.
             messages.pop()
             print(f"dlmcache: error: {error}", file=sys.stderr)
             continue
-        print(out.text[0], flush=True)
         if forget:
             messages.clear()
         else:
-            messages.append({"role": "assistant", "content": out.text[0]})
+            messages.append({"role": "assistant", "content": answer})

@@ -1,5 +1,8 @@
 """Decode held-out questions with each cache and compare: answers, speed, rows computed.
 
+First the first question's answer is shown while it is decoded: on a terminal what is final as it
+is, the draft dim.
+
 With the bundled model the questions are generated and their answers verified. With --model the
 prompts are of a general kind, and the table tells whether the text equals vanilla's.
 """
@@ -9,7 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import dataclass
+from typing import Any
 
+from dlmcache_cuda.cli.live_text import show_answer
 from dlmcache_cuda.cli.options import add_model_options, load_model
 
 GENERAL_PROMPTS = (
@@ -48,11 +53,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.questions < 1:
         raise ValueError(f"--questions must be at least 1, got {arguments.questions}")
+    if not 0 < arguments.threshold <= 1:
+        raise ValueError(f"--threshold must be in (0, 1], got {arguments.threshold}")
     try:
         from rich.box import SIMPLE_HEAD
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
         from rich.table import Table
+        from rich.text import Text
     except ModuleNotFoundError as error:
         raise RuntimeError("the demo needs rich: pip install 'dlmcache_cuda[cli]'") from error
 
@@ -83,22 +91,26 @@ def run(arguments: argparse.Namespace) -> int:
     # Published settings count on hundreds of tokens; the bundled model has them in its measure.
     fitted = dlmcache_cuda.presets(model.name) if verified else {}
 
-    def decode(setting: Setting, prompts, callback=None):
+    def options(setting: Setting) -> dict[str, Any]:
         preset = fitted.get(setting.cache)
         whole = preset is not None and preset.block_length == preset.gen_length
-        return dlmcache_cuda.decode(
-            model,
-            prompts,
-            gen_length=gen_length,
-            block_length=None if whole else block_length,
-            threshold=setting.threshold,
-            cache=setting.cache if preset is None else preset.config,
-            seed=0,
-            callback=callback,
-            batch_size=1,
-        )
+        return {
+            "gen_length": gen_length,
+            "block_length": None if whole else block_length,
+            "threshold": setting.threshold,
+            "cache": setting.cache if preset is None else preset.config,
+            "seed": 0,
+            "batch_size": 1,
+        }
 
-    decode(Setting("dual", arguments.threshold), chats[:1])  # warms up; not shown
+    # One token per step is the one to watch; what it takes to warm up does not count below.
+    shown = Setting("dual", None)
+    if arguments.json:
+        dlmcache_cuda.decode(model, chats[0], **options(shown))
+    else:
+        console.print(Text.assemble(("Question  ", "bold"), texts[0]))
+        show_answer(model, chats[0], heading="Answer    ", **options(shown))
+        console.print()
     outputs = {}
     progress = Progress(
         TextColumn("{task.description}"),
@@ -118,7 +130,9 @@ def run(arguments: argparse.Namespace) -> int:
                 if done:
                     progress.advance(task, done)
 
-            outputs[setting] = decode(setting, chats, on_step)
+            outputs[setting] = dlmcache_cuda.decode(
+                model, chats, callback=on_step, **options(setting)
+            )
 
     results = [
         _result(setting, out, outputs[settings[0]], asked) for setting, out in outputs.items()
@@ -126,8 +140,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(results, indent=1))
         return 0
-    console.print(f"[bold]Question[/bold]  {texts[0]}", highlight=False)
-    console.print(f"[bold]Answer[/bold]    {outputs[settings[0]].text[0]}\n", highlight=False)
     title = f"{len(chats)} questions, one at a time, {gen_length} positions each"
     table = Table(
         title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1)

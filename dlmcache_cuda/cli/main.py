@@ -7,9 +7,22 @@ import os
 import sys
 from collections.abc import Sequence
 
-from dlmcache_cuda.cli import chat, decode, demo, env, eval, fill, presets
+from dlmcache_cuda.cli import (
+    bench,
+    calibrate,
+    chat,
+    decode,
+    demo,
+    env,
+    eval,
+    fill,
+    presets,
+    serve,
+    trace,
+    verify,
+)
 
-COMMANDS = (demo, decode, fill, chat, presets, eval, env)
+COMMANDS = (demo, decode, fill, chat, trace, verify, calibrate, serve, presets, eval, bench, env)
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 

@@ -19,9 +19,10 @@ from dlmcache_cuda.decoding.decoder import SlotDecoder
 from dlmcache_cuda.decoding.events import StepEvent
 from dlmcache_cuda.decoding.memory import check_memory, predict, slot_capacity
 from dlmcache_cuda.decoding.output import DecodedSequence, DecodeOutput, DecodeStats
+from dlmcache_cuda.decoding.prompt_embeds import check_prompt_embeds, embedded_prompts
 from dlmcache_cuda.decoding.streamers import StreamerFeed
 from dlmcache_cuda.model import Llada
-from dlmcache_cuda.policies import PolicyConfig, make_policy
+from dlmcache_cuda.policies import Cache, make_policy
 
 
 def decode(
@@ -29,6 +30,7 @@ def decode(
     prompts: str | Sequence[Any] | Tensor | None = None,
     *,
     canvas: Tensor | Sequence[Any] | None = None,
+    prompt_embeds: Tensor | Sequence[Tensor] | None = None,
     gen_length: int = 128,
     block_length: int | None = None,
     steps: int | None = None,
@@ -42,7 +44,7 @@ def decode(
     top_p: float | None = None,
     top_k: int | None = None,
     min_commit: int | None = None,
-    cache: str | PolicyConfig = "none",
+    cache: Cache = "none",
     stop_at_eos: bool = True,
     seed: int | Sequence[int] | None = None,
     callback: Callable[[StepEvent], None] | None = None,
@@ -51,6 +53,7 @@ def decode(
     cuda_graphs: bool | None = None,
     logits_eos_inf: bool = False,
     confidence_eos_eot_inf: bool = False,
+    suppress_token_ids: Sequence[int] | None = None,
     batch_size: int | None = None,
 ) -> DecodeOutput:
     """Decodes prompts with a diffusion language model.
@@ -68,6 +71,10 @@ def decode(
             the prompt; from there to the end the canvas is the generation region. Given text is
             attended to and never changed; an end token, decoded or given, ends the text only where
             no given text follows. See ``docs/infilling.md`` and :func:`dlmcache_cuda.fill`.
+        prompt_embeds: in place of prompts, their embeddings: ``[P, D]`` or ``[B, P, D]`` of the
+            model's width, or a list of ``[P, D]`` of any lengths; rows of text
+            (``model.embedding[ids]``) and of images mixed. They are cached like any prompt. See
+            ``docs/llada_v.md``.
         gen_length: positions to decode. Without effect with ``canvas``.
         block_length: positions of a block; divides ``gen_length``. Default: one block. With
             ``canvas`` the first block begins at the first mask, the last one may be shorter, and
@@ -105,8 +112,10 @@ def decode(
             Default: all.
         min_commit: commits of every step at least: 1 as in SPA-Cache's decoding of Dream, default
             0 as in Dream's own. Needs ``alg``; not with ``origin``.
-        cache: what is recomputed at a step: a name (:func:`dlmcache_cuda.available_policies`) or
-            the config object of a policy.
+        cache: what is recomputed at a step: a name (:func:`dlmcache_cuda.available_policies`), the
+            config object of a policy, or what :func:`dlmcache_cuda.calibrate` found: its file (a
+            path that ends in ``.json``) or the object. The latter also say ``block_length``
+            and ``threshold`` where a call leaves them (and how many to commit) open.
         stop_at_eos: end a sequence as soon as an end token has no mask before it. The text is the
             same either way: commits are final.
         seed: of all random numbers: an integer, one integer per prompt, or None (drawn from torch's
@@ -118,10 +127,12 @@ def decode(
         trace: record for every step what was computed, why, and what came of it, for
             :func:`dlmcache_cuda.trace_page` and ``docs/trace.md``. The tokens are the same.
         cuda_graphs: capture steps that reuse the cache as CUDA graphs and replay them. The tokens
-            are the same; False is for debugging. Default: on a CUDA device. Not captured are steps
-            that are traced or refresh, and those of ``elastic`` and ``composed`` with guidance.
+            are the same; False is for debugging. Default: on a CUDA device. Steps that are traced
+            or refresh are not captured.
         logits_eos_inf: never predict the end-of-text token.
         confidence_eos_eot_inf: give end tokens confidence 0, so that they are committed last.
+        suppress_token_ids: tokens that are never predicted. Default: the model's own, none but for
+            LLaDA-V.
         batch_size: sequences in flight; others wait and take the slots of those that ended.
             Default: 16, or the number of prompts.
 
@@ -138,7 +149,7 @@ def decode(
     (arXiv 2508.15487) reference decoding.
     """
     check_model(model)
-    check_one_of(prompts=prompts, canvas=canvas)
+    check_one_of(prompts=prompts, canvas=canvas, prompt_embeds=prompt_embeds)
     split = None if canvas is None else split_canvases(model, canvas)
     policy = make_policy(cache)
     settings = check_settings(
@@ -163,32 +174,40 @@ def decode(
         cuda_graphs=cuda_graphs,
         logits_eos_inf=logits_eos_inf,
         confidence_eos_eot_inf=confidence_eos_eot_inf,
+        suppress_token_ids=suppress_token_ids,
         regions=None if split is None else [region for _, region in split],
     )
     feed = None if streamer is None else StreamerFeed(streamer, model)
-    if split is None:
+    embeds = None
+    if prompt_embeds is not None:
+        embeds = check_prompt_embeds(model, prompt_embeds, settings.gen_length)
+        split = embedded_prompts(model, embeds, settings.gen_length)
+    elif split is None:
         split = split_prompts(model, prompts, settings.gen_length)
     seeds = check_seeds(seed, len(split))
     num_slots = check_batch_size(batch_size, len(split))
     if feed is not None:
         settings = feed.attach(settings, len(split))
     lengths = [region.end for _, region in split]
-    check_memory(model, predict(model, policy, settings, num_slots, lengths=lengths))
+    needed = predict(model, policy, settings, num_slots, lengths=lengths, embeds=embeds is not None)
+    check_memory(model, needed)
     decoder = SlotDecoder(
         model,
         policy,
         settings,
         num_slots=num_slots,
         capacity=slot_capacity(max(lengths)),
+        embeds=embeds is not None,
     )
-    if feed is not None:
+    if feed is not None and embeds is None:
         feed.put_prompt(split[0][0])
     finished: dict[int, DecodedSequence] = {}
     waiting = iter(range(len(split)))
     while len(finished) < len(split):
         while decoder.has_free_slot and (sequence := next(waiting, None)) is not None:
             prompt_ids, region = split[sequence]
-            decoder.add(sequence, prompt_ids, seeds[sequence], region=region)
+            rows = None if embeds is None else embeds[sequence]
+            decoder.add(sequence, prompt_ids, seeds[sequence], region=region, prompt_embeds=rows)
         finished.update(decoder.step())
     sequences = [finished[index] for index in range(len(split))]
     if feed is not None:

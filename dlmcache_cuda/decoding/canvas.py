@@ -24,6 +24,10 @@ class Canvas:
 
     With ``own_log_prob`` log-probabilities at commit are kept beside the log-confidences;
     otherwise these are the same.
+
+    With ``embeds`` prompts may have embeddings in place of tokens: ``prompt_embeds``
+    ``[num_slots * capacity, W]`` holds them, and the canvas numbers of its rows, see
+    :attr:`dlmcache_cuda.model.Llada.first_embed_id`.
     """
 
     def __init__(
@@ -34,6 +38,7 @@ class Canvas:
         guided: bool,
         mask_is_final: bool = False,
         own_log_prob: bool = False,
+        embeds: bool = False,
     ) -> None:
         self.num_slots = num_slots
         self.capacity = capacity
@@ -54,6 +59,11 @@ class Canvas:
         self.log_confidence = torch.full((entries,), float("nan"), device=device)
         self.log_prob = self.log_confidence.clone() if own_log_prob else self.log_confidence
         self.given = torch.zeros(entries, dtype=torch.bool, device=device)
+        self.first_embed_id = model.first_embed_id
+        self.prompt_embeds: Tensor | None = None
+        if embeds:
+            shape = (entries, model.config.d_model)
+            self.prompt_embeds = torch.zeros(shape, dtype=model.dtype, device=device)
         self.cache = model.new_cache(self.network_slots, capacity)
 
     def slot_range(self, slot: int, begin: int = 0, end: int | None = None) -> slice:
@@ -61,11 +71,19 @@ class Canvas:
         base = slot * self.capacity
         return slice(base + begin, base + (self.capacity if end is None else end))
 
-    def enter(self, slot: int, ids: Tensor) -> None:
-        """Writes a canvas ``[N]``: given text, and masks where text is wanted."""
+    def enter(self, slot: int, ids: Tensor, embeds: Tensor | None = None) -> None:
+        """Writes a canvas ``[N]``: given text, and masks where text is wanted.
+
+        ``embeds [P, W]`` are what the first P positions have in place of tokens.
+        """
         whole, used = self.slot_range(slot), self.slot_range(slot, 0, ids.numel())
         self.tokens[whole] = self.pad_id
         self.tokens[used] = ids.to(self.tokens.device)
+        if embeds is not None:
+            rows = self.slot_range(slot, 0, len(embeds))
+            self.prompt_embeds[rows] = embeds.to(self.prompt_embeds.device)
+            numbers = torch.arange(rows.start, rows.stop, device=self.tokens.device)
+            self.tokens[rows] = self.first_embed_id + numbers
         self.commit_step[whole] = NEVER
         self.log_confidence[whole] = float("nan")
         self.log_prob[whole] = float("nan")

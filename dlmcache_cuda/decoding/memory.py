@@ -85,11 +85,13 @@ def predict(
     num_slots: int,
     *,
     lengths: Sequence[int],
+    embeds: bool = False,
 ) -> MemoryPrediction:
     """What checked arguments would need; see :func:`dlmcache_cuda.predict_memory`.
 
     Args:
         lengths: of all canvases.
+        embeds: prompts are given as embeddings.
     """
     config = model.config
     guided = settings.sampler.cfg_scale > 0
@@ -113,6 +115,8 @@ def predict(
     canvas = copies * entries * 8 + entries * _CANVAS_ENTRY + (entries * 8 if mask_is_final else 0)
     if not settings.sampler.confidence_is_log_prob:
         canvas += entries * 4
+    if embeds:
+        canvas += entries * config.d_model * model.dtype.itemsize
     return MemoryPrediction(
         weights=model.weight_bytes,
         kv_cache=KVCache.predict_bytes(
@@ -123,7 +127,7 @@ def predict(
         directions=_directions(model, spec),
         canvas=canvas,
         network=network_bytes(sizes, spec, predicted * num_slots),
-        head=head_bytes(sizes, settings.sampler, predicted * num_slots),
+        head=head_bytes(sizes, spec, settings.sampler, predicted * num_slots),
     )  # fmt: skip
 
 

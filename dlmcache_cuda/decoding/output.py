@@ -17,7 +17,8 @@ class DecodedSequence:
     """One decoded sequence; ``P`` prompt tokens, ``G`` positions of the generation region.
 
     Attributes:
-        prompt_ids: ``[P]`` int64, CPU. Of a canvas: what stands before its first mask.
+        prompt_ids: ``[P]`` int64, CPU. Of a canvas: what stands before its first mask. -1 for rows
+            that were given as embeddings.
         given: ``[G]`` bool, CPU: positions of the region whose text was given with the canvas.
         ids: ``[G]`` int64, CPU. Masks behind the first end token are replaced by the pad token.
         visible_ids: ids before the first end token; end tokens before given text do not count.

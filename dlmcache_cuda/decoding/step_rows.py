@@ -59,8 +59,11 @@ class StepRows:
         if shape.expected:
             self.marked_counts = active.sum(1)
             self.overflows = self.marked_counts.sum() > shape.entering
-            # What does not fit is left out; the step will be repeated.
-            active = active & (active.flatten().cumsum(0) <= shape.entering).view(active.shape)
+            # Marked rows that do not fit are left out; the step will be repeated.
+            chosen = active & marked
+            room = shape.entering - (active & ~marked).sum()
+            fits = (chosen.flatten().cumsum(0) <= room).view(active.shape)
+            active = active & (fits | ~marked)
         flags = step.masked
         if active is not None and due is None:
             flags = flags & active[: canvas.num_slots].roll(shift, 1).flatten()

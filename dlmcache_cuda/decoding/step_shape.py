@@ -15,8 +15,8 @@ class StepShape:
 
     entering: int | None
     """Rows that enter the network; None: to be counted on the device."""
-    counts: tuple[int, ...] | None
-    """Of each of its slots, where these numbers may be relied on."""
+    counts: tuple[int | None, ...] | None
+    """Of each of its slots; None where they may not be relied on: of a slot, or of all."""
     predicted: int | None
     """Positions that the head predicts; None: to be counted on the device."""
     committable: int | None

@@ -25,6 +25,7 @@ _SEGMENTS = {False: 8, True: 512}  # units of work that few rows are cut into
 _CUT_ROWS = {False: 4 * 32, True: 264 * 32}  # on a CPU for each thread
 _SPLIT_KEYS = {False: 512, True: 128}
 _MAX_SPLITS = 32
+_LANES = 32  # of a tile of tracked rows and a head (tracked_lanes)
 # Scores of a block of torch's dense attention on a CPU, for each thread.
 _DENSE_SCRATCH = 1 << 20
 
@@ -64,11 +65,16 @@ def network_bytes(sizes: Sizes, spec: StackSpec, predicted: int) -> int:
     numbers = sizes.rows * (held * width + extra + moments)
     if spec.tracking:
         # Queries of the tracked rows, before and after, and their inputs.
-        tracked = min(sizes.rows, config.n_layers * spec.tracking.track_num)
+        slots = sizes.entries // max(1, sizes.longest)
+        tracked = min(sizes.rows, slots * config.n_layers * spec.tracking.track_num)
         numbers += 3 * tracked * width
     if spec.rollout:
         numbers += config.n_layers * sizes.rows * width  # the queries of all layers
     scratch = _attention_scratch(sizes)
+    if spec.tracking and not sizes.on_cuda:
+        # Old and new weights of the tracked rows; each slot's fill whole vectors.
+        lanes = 2 * tracked * config.n_heads + slots * _LANES * config.n_kv_heads
+        scratch = max(scratch, 4 * lanes * sizes.longest)
     return numbers * sizes.itemsize + scratch + _LISTS * sizes.entries
 
 
@@ -87,7 +93,7 @@ def _attention_scratch(sizes: Sizes) -> int:
     return max(partials, dense)
 
 
-def head_bytes(sizes: Sizes, sampler: Sampler, predicted: int) -> int:
+def head_bytes(sizes: Sizes, spec: StackSpec, sampler: Sampler, predicted: int) -> int:
     """The widest moment of the head, for as many ``predicted`` positions."""
     width, vocab = sizes.config.d_model, sizes.config.embedding_size
     hidden = sizes.rows * width * sizes.itemsize
@@ -95,6 +101,9 @@ def head_bytes(sizes: Sizes, sampler: Sampler, predicted: int) -> int:
     if sampler.cfg_scale > 0:
         # Both rows in fp32, their difference, its multiple and the sum; the rounded sum.
         normed += predicted * width * (5 * 4 + sizes.itemsize)
+        if spec.tracking and sizes.on_cuda:
+            # A step that goes on puts its rows and those of the first pass together.
+            hidden *= 3
     if sampler.suppress_ids or sampler.confidence_suppress_ids:
         # Rows of the head for log-probabilities, both in fp32, their product.
         normed += predicted * width * (sizes.itemsize + 3 * 4)

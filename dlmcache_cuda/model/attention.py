@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -50,6 +51,8 @@ def attention(
         return ops.attention_rows(
             q, k_cache, v_cache, rows.cu_rows, key_lengths.device, rows.capacity, scale
         )[0]
+    if None in rows.counts:
+        return _beside_unknown(q, k_cache, v_cache, rows, key_lengths, dense)
     out = q.new_zeros(q.shape)
     starts = (0, *accumulate(rows.counts))
     for is_dense, group in groupby(range(rows.num_slots), key=dense.__getitem__):
@@ -72,6 +75,29 @@ def attention(
                 rows.capacity,
                 scale,
             )[0]
+    return out
+
+
+def _beside_unknown(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    rows: RowList,
+    key_lengths: KeyLengths,
+    dense: list[bool],
+) -> Tensor:
+    """:func:`attention` where other slots than the dense ones have unknown numbers of rows, so that
+    only the device knows where a slot's rows begin: they are gathered instead of sliced."""
+    scale, keys = q.shape[-1] ** -0.5, key_lengths.device.clone()
+    slots = [slot for slot, is_dense in enumerate(dense) if is_dense]
+    for slot in slots:
+        keys[slot].fill_(0)  # a slot without keys costs nothing there
+    out = ops.attention_rows(q, k_cache, v_cache, rows.cu_rows, keys, rows.capacity, scale)[0]
+    for slot in slots:
+        count, first = rows.counts[slot], slot * rows.capacity
+        places = rows.cu_rows[slot] + torch.arange(count, device=q.device)
+        part = slice(first, first + count)
+        out.index_copy_(0, places, _dense(q[places], k_cache[part], v_cache[part], scale))
     return out
 
 

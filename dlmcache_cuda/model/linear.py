@@ -45,6 +45,8 @@ class PlainLinear:
         return len(self.weight)
 
     def __call__(self, x: Tensor, first: int = 0, last: int | None = None) -> Tensor:
+        if first == 0 and (last is None or last == len(self.weight)):
+            return F.linear(x, self.weight, self.bias)
         return F.linear(x, self.weight[first:last], _part(self.bias, first, last))
 
     def rows(self, first: int = 0, last: int | None = None) -> Tensor:

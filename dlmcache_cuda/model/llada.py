@@ -64,6 +64,8 @@ class Llada:
         mask_token_id: the token that stands for "not decided yet".
         end_token_ids: a text ends at the first of these.
         pad_token_id: fills what stands behind the end of a text.
+        suppress_token_ids: tokens that decoding never predicts unless told otherwise; none but for
+            LLaDA-V.
         path: the checkpoint's folder; name: what it is called in messages and tables.
         layers: the blocks, for policies that run their parts one by one.
         embedding ``[V, W]``, final_norm ``[W]``, head ``[V, W]``: the other weights.
@@ -84,6 +86,7 @@ class Llada:
         self.mask_token_id = token_ids.mask
         self.end_token_ids = token_ids.end
         self.pad_token_id = token_ids.pad
+        self.suppress_token_ids = token_ids.suppress
         self.path = path
         self.name = name or path.name
         self.embedding = weights.embedding
@@ -139,11 +142,33 @@ class Llada:
         """``[capacity, D]`` fp32: the table of the rotary embedding that blocks take."""
         return self._rope.rows(capacity)
 
-    def embed(self, tokens: Tensor, row_index: Tensor) -> Tensor:
-        """Embeddings ``[R, W]`` of the tokens that stand at the rows; zeros for unused rows."""
+    @property
+    def first_embed_id(self) -> int:
+        """Ids from here on stand for rows that have an embedding of their own, and no token: the
+        i-th is row i of the embeddings that go with the canvases. (The id before it is the mask
+        that is final, see ``decoding/canvas.py``.)"""
+        return self.config.embedding_size + 1
+
+    def embed(
+        self, tokens: Tensor, row_index: Tensor, prompt_embeds: Tensor | None = None
+    ) -> Tensor:
+        """Embeddings ``[R, W]`` of what stands at the rows; zeros for unused rows.
+
+        Args:
+            tokens: ``[M]`` int64: token ids, and with ``prompt_embeds`` ids from
+                :attr:`first_embed_id` on.
+            row_index: ``[R]`` int64.
+            prompt_embeds: ``[n, W]``, in this model's dtype.
+        """
         ids = ops.gather_rows(tokens, row_index)
         # An unused row's token reads as 0; it must not become the embedding of token 0.
-        return ops.gather_rows(self.embedding, ids.masked_fill(row_index < 0, -1))
+        ids = ids.masked_fill(row_index < 0, -1)
+        if prompt_embeds is None:
+            return ops.gather_rows(self.embedding, ids)
+        first = self.first_embed_id
+        of_tokens = ops.gather_rows(self.embedding, ids.masked_fill(ids >= first, -1))
+        # One of the two is zero in every row.
+        return of_tokens + ops.gather_rows(prompt_embeds, (ids - first).clamp(min=-1))
 
     def forward_rows(
         self,
@@ -152,6 +177,7 @@ class Llada:
         cache: KVCache,
         kv_lens: Tensor,
         kv_lens_host: Sequence[int] | None = None,
+        prompt_embeds: Tensor | None = None,
     ) -> Tensor:
         """Run rows through the whole stack; their keys and values are renewed in the cache.
 
@@ -162,13 +188,14 @@ class Llada:
             kv_lens: ``[S]`` int64 on the device, canvas length of each slot.
             kv_lens_host: the same numbers on the host. Slots whose rows are all of their keys may
                 then use dense attention.
+            prompt_embeds: as in :meth:`embed`.
 
         Returns:
             ``[R, W]`` residual stream behind the last block, before the final norm.
         """
         lengths = KeyLengths(kv_lens, None if kv_lens_host is None else tuple(kv_lens_host))
         cos_sin = self.cos_sin(rows.capacity)
-        h = self.embed(tokens, rows.row_index)
+        h = self.embed(tokens, rows.row_index, prompt_embeds)
         normed = self.layers[0].normed(h)
         for number, block in enumerate(self.layers):
             with annotate("layer", number):

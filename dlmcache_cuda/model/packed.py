@@ -21,9 +21,9 @@ PACKED_DTYPES = (torch.float32, torch.bfloat16)
 _PACKED_FROM = 2**18
 
 # Up to how many rows, and to a multiple of what their number is rounded up then. oneDNN generates
-# code for every number of rows, about a millisecond each, and keeps a thousand.
-_ROUNDING = ((8, 1), (64, 4), (256, 8), (1024, 16))
-_ROUNDING_ABOVE = 64
+# code for every number of rows, about a millisecond each, and keeps a thousand; where there are
+# more rows than these that time is nothing beside the product, and a copy of them would be large.
+_ROUNDING = ((8, 1), (64, 4), (256, 8))
 
 
 @functools.cache
@@ -143,5 +143,5 @@ def _cut(weight: Tensor, bias: Tensor | None, edges: tuple[int, ...]) -> tuple[_
 
 
 def _rounded(num_rows: int) -> int:
-    step = next((step for most, step in _ROUNDING if num_rows <= most), _ROUNDING_ABOVE)
+    step = next((step for most, step in _ROUNDING if num_rows <= most), 1)
     return (num_rows + step - 1) // step * step

@@ -57,7 +57,12 @@ class Stack:
         """
         if self.spec.plain and not self.record:
             hidden = self.model.forward_rows(
-                step.tokens, step.rows, self.cache, step.key_lengths.device, step.lengths
+                step.tokens,
+                step.rows,
+                self.cache,
+                step.key_lengths.device,
+                step.lengths,
+                step.prompt_embeds,
             )
             layers = self.model.config.n_layers
             return StackResult(hidden, step.rows, step.rows.cu_rows.diff() * layers)
@@ -91,7 +96,7 @@ class _Run:
         step, layers = self.step, len(self.model.layers)
         if self.tracking:
             self.tracking.begin(step)
-        h = self.model.embed(step.tokens, self.rows.row_index)
+        h = self.model.embed(step.tokens, self.rows.row_index, step.prompt_embeds)
         normed = None
         # A step that goes on has no rows below the first boundary.
         first = min(b for b in self.boundary if b is not None) if step.resumes else 0
@@ -237,7 +242,7 @@ class _Run:
             layer, q_old, q, computed, k_old, self.rows, step.key_lengths
         )
         if not step.exact:
-            self.similarities.append(similarity)
+            self.similarities.append(similarity.masked_fill(~step.tested, torch.nan))
             return
         testing = torch.tensor(tracking.testing).to(q.device)
         self.similarities.append(similarity.masked_fill(~testing, torch.nan))

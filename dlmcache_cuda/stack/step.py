@@ -54,11 +54,14 @@ class StackStep:
     """Rows whose attention decides what is tracked."""
     masked: Tensor | None = None
     """``[M]`` bool: masks, which are never tracked."""
+    prompt_embeds: Tensor | None = None
+    """Embeddings of rows that have no token, see :meth:`dlmcache_cuda.model.Llada.embed`."""
     boundary: Sequence[int | None] | None = None
     """A step that goes on with the slots whose boundary was guessed wrong: from which layer each
     computes its canvas; no rows enter."""
     bounds: Tensor | None = None
-    """``[S]`` int64: the same on the device, 0 for the other slots, which have no keys."""
+    """``[S]`` int64: the same on the device. The number of layers for a slot that stands as it is
+    while its twin goes on, 0 for slots that take no part, which have no keys."""
 
     @property
     def lengths(self) -> Sequence[int]:

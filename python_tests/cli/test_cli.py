@@ -206,6 +206,9 @@ def test_presets_on_a_terminal_are_a_table(capsys, monkeypatch):
         (["decode", "hello", "--file", "also-a-file"], "not both"),
         (["decode", "--file", "missing.txt"], "missing.txt"),
         (["decode", "  "], "the prompt is empty"),
+        (["chat", "--block-length", "7"], "block_length must divide gen_length"),
+        (["chat", "--seed", "-1"], "seed must be in"),
+        (["demo", "--threshold", "3"], "--threshold must be in (0, 1], got 3"),
         (["demo", "--questions", "0"], "--questions must be at least 1"),
     ],
 )
@@ -259,4 +262,5 @@ def test_demo_shows_every_cache_and_right_answers(capsys):
     assert dual["rows_relative"] < 0.5
     assert main(["demo", "--questions", "1"]) == 0
     table = capsys.readouterr().out
-    assert "/forward" in table and "dual" in table and "Question" in table
+    assert "/forward" in table and "dual" in table and "\x1b" not in table
+    assert table.index("Question  ") < table.index("Answer    #1") < table.index("cache ")

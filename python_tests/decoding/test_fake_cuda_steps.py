@@ -33,6 +33,7 @@ from dlmcache_cuda.decoding.defaults import decode_defaults
 from dlmcache_cuda.decoding.orders import draw_orders
 from dlmcache_cuda.decoding.regions import Region
 from dlmcache_cuda.decoding.step_program import StepProgram
+from dlmcache_cuda.model import attention
 from dlmcache_cuda.model.linear import PlainLinear
 from dlmcache_cuda.policies import make_policy
 from dlmcache_cuda.stack import selection
@@ -158,6 +159,7 @@ def steps_on_fake_cuda(
     """
     dtype = torch.bfloat16
     monkeypatch.setattr(decoder_module, "reads_nothing", lambda device: True)
+    monkeypatch.setattr(attention, "DENSE_FROM", 8)
     model, prompts = model_of(family), random_prompts(4, [9, 3])
     policy = make_policy(config_of(name))
     options = decode_defaults() | options_of(name, gen_length=12, block_length=6, **given)
@@ -213,6 +215,11 @@ def steps_on_fake_cuda(
 def test_no_step_waits_for_the_device(monkeypatch, family, name):
     resumed = steps_on_fake_cuda(monkeypatch, family, name, temperature=0.5)
     assert (resumed > 0) == (name in ("elastic", "composed"))
+
+
+@pytest.mark.parametrize("name", ["elastic", "composed"])
+def test_twins_of_a_slot_do_not_wait_for_each_other(monkeypatch, name):
+    assert steps_on_fake_cuda(monkeypatch, "llada", name, cfg_scale=1.5) > 0
 
 
 @pytest.mark.parametrize(

@@ -176,8 +176,8 @@ def test_forms_of_canvases():
         ({"canvas": [1.5, MASK]}, TypeError, [r"canvas\[0\]", "float"]),
         ({"canvas": torch.ones(3)}, TypeError, ["canvas", "integer", "float32"]),
         ({"canvas": torch.ones(1, 1, 3)}, ValueError, ["canvas", r"\[1, 1, 3\]"]),
-        ({"canvas": [1, MASK], "prompts": [[1]]}, TypeError, ["prompts and canvas"]),
-        ({}, TypeError, ["prompts and canvas", "neither"]),
+        ({"canvas": [1, MASK], "prompts": [[1]]}, TypeError, ["got prompts and canvas"]),
+        ({}, TypeError, ["one of prompts, canvas and prompt_embeds, got none"]),
         ({"canvas": [1, MASK], "steps": 0}, ValueError, ["steps", "0"]),
         ({"canvas": [1, MASK], "block_length": 0}, ValueError, ["block_length", "0"]),
         (

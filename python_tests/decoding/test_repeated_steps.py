@@ -6,17 +6,19 @@ steps that know everything before they begin, which the oracles confirm elsewher
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 import torch
 from oracles.compare import random_prompts
-from oracles.every_policy import assert_same, model_of
+from oracles.every_policy import assert_same, config_of, model_of
 from oracles.host_graph import HostStepGraphs
 from oracles.resident import resident
 
 import dlmcache_cuda
 from dlmcache_cuda.decoding.step_outcome import StepOutcome
+from dlmcache_cuda.model import attention
 from dlmcache_cuda.policies.d2 import D2, D2Config
 from dlmcache_cuda.policies.dkv_decode import DkvDecodeConfig
 from dlmcache_cuda.policies.dkv_greedy import DkvGreedyConfig
@@ -80,6 +82,16 @@ def test_more_rows_than_expected(monkeypatch, family, commit, expected):
     assert expected == 0 or attempts.overflowing < attempts.steps // 2
 
 
+@pytest.mark.parametrize("family", ["llada", "dream"])
+def test_sequences_enter_beside_others_whose_rows_do_not_fit(monkeypatch, family):
+    """A refreshed canvas goes through dense attention although others have unknown counts."""
+    monkeypatch.setattr(attention, "DENSE_FROM", 1)
+    monkeypatch.setattr(D2, "expected_rows", lambda self, view, plan: 3 + view.step % 20)
+    attempts = Attempts(monkeypatch)
+    assert_decodes_the_same(family, 3, cache=D2Config(current_k=7, rollout_p=0.3), steps=8)
+    assert attempts.overflowing > 0
+
+
 def test_as_many_rows_as_before_are_expected(monkeypatch):
     attempts = Attempts(monkeypatch)
     assert_decodes_the_same("llada", 2, cache=D2Config(current_k=5, rollout_p=0.5))
@@ -102,6 +114,29 @@ def test_too_few_predicting_rows(monkeypatch, config, commit):
     assert_decodes_the_same("dream", 2, cache=config, **options)
     assert attempts.lacking > 0
     assert HostStepGraphs.replayed > 0 or commit != "fixed"
+
+
+@pytest.mark.parametrize("family", ["llada", "dream"])
+@pytest.mark.parametrize("name", ["elastic", "composed"])
+def test_one_twin_may_go_on_without_the_other(monkeypatch, family, name):
+    """With guidance the twins of a slot drift in different layers, or only one of them does."""
+    seen = set()
+    of_twins = StepOutcome.of_twins
+
+    def watched(self, boundary):
+        slots = len(self.statuses)
+        for slot in range(slots):
+            conditional, other = boundary[slot::slots]
+            if conditional != other:
+                seen.add((conditional is None, other is None))
+        return of_twins(self, boundary)
+
+    monkeypatch.setattr(StepOutcome, "of_twins", watched)
+    HostStepGraphs.captured = HostStepGraphs.replayed = 0
+    config = dataclasses.replace(config_of(name), gamma=0.985)
+    assert_decodes_the_same(family, 3, cache=config, cfg_scale=1.5, block_length=12)
+    assert seen == {(False, True), (True, False), (False, False)}
+    assert HostStepGraphs.replayed > 0
 
 
 @pytest.mark.parametrize("center", ["next", "previous"])

@@ -10,6 +10,7 @@ from oracles.compare import random_prompts
 from oracles.every_policy import CASES, POLICIES, config_of, model_of, options_of
 
 import dlmcache_cuda
+from dlmcache_cuda.assets.questions import make_questions
 from dlmcache_cuda.decoding import decoder as decoder_module
 
 GEN_LENGTH = 24
@@ -93,6 +94,11 @@ def test_to_dict_is_json_with_everything(family, name):
                 assert all(begin < end for begin, end in ranges)
             assert saved["candidates"] == step.candidates.tolist()
             assert torch.equal(torch.tensor(saved["confidence"]), step.confidence)
+            assert (saved["importance"] is None) == (name != "d2")
+            if name == "d2":
+                assert torch.equal(torch.tensor(saved["importance"]), step.importance)
+                # All rows flow somewhere: each row's attention sums to 1.
+                assert step.importance.sum().item() == pytest.approx(len(step.importance), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["dual", "elastic", "spa", "dllm", "composed"])
@@ -124,5 +130,13 @@ def test_padding_behind_an_early_end_is_written():
         canvas[step.written - len(sequence.prompt_ids)] = step.tokens
     decided = canvas != model.mask_token_id
     assert torch.equal(canvas[decided], sequence.ids[decided])
+
+
+def test_pieces_make_the_text():
+    model = dlmcache_cuda.load()
+    question = [{"role": "user", "content": make_questions(1, seed=5)[0].prompt}]
+    (sequence,) = dlmcache_cuda.decode(model, question, gen_length=32, trace=True).sequences
     pieces = sequence.trace.pieces
-    assert sequence.text == "".join(pieces[token] for token in sequence.visible_ids.tolist())
+    visible = sequence.visible_ids.tolist()
+    assert len(visible) > 5
+    assert sequence.text == "".join(pieces[token] for token in visible).strip()

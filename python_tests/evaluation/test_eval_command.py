@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import EXAMPLES
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install lm-eval==0.4.13")
 
 from dlmcache_cuda.cli.main import main
 from dlmcache_cuda.evaluation import run
 
+EXAMPLES = Path(__file__).parents[2] / "examples" / "evaluation"
 BASE = ["eval", "--device", "cpu", "--apply-chat-template", "--threshold", "0.9"]
 
 TASK = """

@@ -102,6 +102,19 @@ def test_refreshed_and_partial_slots_in_one_forward(model):
     torch.testing.assert_close(mixed, torch.cat(expected), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("known", [(None, 41, None, None), (None, 41, 0, None), (4, 41, 0, None)])
+def test_slots_of_unknown_numbers_of_rows_beside_a_refreshed_one(model, known):
+    lengths = [45, 41, 38, 50]
+    tokens, cache, full = full_forward(model, lengths)
+    begin, end = [10, 0, 38, 20], [14, 41, 38, 50]
+    rows = RowList.from_ranges(begin, end, CAPACITY, model.device)
+    unused = torch.full((3,), -1, dtype=torch.int64, device=model.device)
+    rows = RowList(torch.cat((rows.row_index, unused)), rows.cu_rows, known, CAPACITY)
+    mixed = forward(model, tokens, rows, cache, lengths)
+    expected = [part[b:e] for part, b, e in zip(full.split(lengths), begin, end, strict=True)]
+    torch.testing.assert_close(mixed[:-3], torch.cat(expected), rtol=1e-5, atol=1e-5)
+
+
 def test_unused_rows_are_zeros_and_write_nothing(model):
     tokens, cache, full = full_forward(model, [45])
     before = [tensor.clone() for tensor in (*cache.k, *cache.v)]

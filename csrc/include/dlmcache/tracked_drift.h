@@ -3,7 +3,8 @@
 //
 // p_old is the attention of the old queries over the old keys, p_new that of the new queries over the cache. The old
 // keys are the cache with k_old at the rows of the list. Which keys those are is looked up in the ascending list; the
-// cache is never copied. No weight is stored: a first pass finds the log-sum-exps, a second one sums products.
+// cache is never copied. A first pass finds the log-sum-exps, a second one sums products of the weights, which CUDA
+// computes again and the CPU has kept.
 //
 // The keys of a slot are cut into splits by their count alone, and partial sums are added from left to right: the same
 // bits whatever else is in the batch and however many threads there are.
@@ -41,6 +42,8 @@ struct TrackedParams {
 
   // Scratch.
   float* lse;             // [T, H, 2], CPU only
+  int64_t max_keys;       // CPU only: the largest of kv_lens
+  float* weights;         // CPU only: [tiles, Hkv, max_keys, tracked_lanes], and a vector
   int64_t max_splits;     // splits that a slot's keys may have
   float* partial_stats;   // [T, H, 2 (old, new), max_splits, 2]: maximum, sum
   float* partial_cosine;  // kHeads: [S, max_splits], sums of cosines
@@ -57,7 +60,22 @@ DLMCACHE_HOST_DEVICE KeySplits tracked_splits(int64_t num_keys) {
   return key_splits<kTrackedMinKeys, kTrackedMaxSplits>(num_keys);
 }
 
-// Work items [begin, end): split i % max_splits of slot i / max_splits. First pass: writes partial_stats.
+// Tracked rows that are computed at a time, and a bound on the vector lanes that they fill.
+DLMCACHE_HOST_DEVICE int64_t tracked_tile_rows(const TrackedParams& p) {
+  const int64_t rows = 16 / (p.num_heads / p.num_kv_heads);
+  return rows > 1 ? rows : 1;
+}
+DLMCACHE_HOST_DEVICE int64_t tracked_lanes(const TrackedParams& p) {
+  return (2 * tracked_tile_rows(p) * (p.num_heads / p.num_kv_heads) + 7) / 8 * 8;
+}
+// Entries of `weights`. The tiles of a slot are numbered from cu_tracked / tracked_tile_rows + slot on; a vector of
+// lanes may be read that begins within the last tile.
+DLMCACHE_HOST_DEVICE int64_t tracked_weights(const TrackedParams& p) {
+  const int64_t tiles = p.num_tracked / tracked_tile_rows(p) + p.num_slots;
+  return tiles * p.num_kv_heads * p.max_keys * tracked_lanes(p) + 8;
+}
+
+// Work items [begin, end): split i % max_splits of slot i / max_splits. First pass: writes partial_stats and weights.
 void tracked_stats(const TrackedParams& p, int64_t begin, int64_t end);
 
 // Merges the statistics of tracked rows [begin, end), all in use, into lse.

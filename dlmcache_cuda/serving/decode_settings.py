@@ -1,0 +1,162 @@
+"""How a sequence is decoded: the server's settings, and what a request changes of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dlmcache_cuda.decoding.arguments import check_settings
+from dlmcache_cuda.decoding.defaults import decode_defaults
+from dlmcache_cuda.model import Llada
+from dlmcache_cuda.policies import PolicyConfig, make_policy
+from dlmcache_cuda.policies.vanilla import VanillaConfig
+from dlmcache_cuda.serving.errors import bad_request
+
+# A request that names one of these takes back what the server says of the others.
+_REPLACES = {
+    "steps": ("threshold", "factor"),
+    "threshold": ("steps", "factor", "alg", "alg_temp", "top_p", "top_k", "min_commit"),
+    "factor": ("steps", "threshold", "alg", "alg_temp", "top_p", "top_k", "min_commit"),
+    "alg": ("threshold", "factor", "remasking"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LaneSettings:
+    """Arguments of :func:`dlmcache_cuda.decode` that sequences of one lane have in common.
+
+    Attributes:
+        block_length: positions of a block; None: each sequence is one block.
+        steps_per_block: ``steps`` divided by the number of blocks; None: one token per step.
+        All others as for ``decode``.
+    """
+
+    cache: PolicyConfig = field(default_factory=VanillaConfig)
+    block_length: int | None = 32
+    steps_per_block: int | None = None
+    temperature: float = 0.0
+    cfg_scale: float = 0.0
+    remasking: str | None = None
+    threshold: float | None = None
+    factor: float | None = None
+    alg: str | None = None
+    alg_temp: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_commit: int | None = None
+    logits_eos_inf: bool = False
+    confidence_eos_eot_inf: bool = False
+    cuda_graphs: bool | None = None
+
+    def arguments(self, gen_length: int) -> dict[str, Any]:
+        """Keyword arguments of ``decode`` for sequences of up to ``gen_length`` positions."""
+        names = [field.name for field in dataclasses.fields(self)]
+        values = {name: getattr(self, name) for name in names if name != "steps_per_block"}
+        if self.steps_per_block is not None:
+            blocks = gen_length // (self.block_length or gen_length)
+            values["steps"] = self.steps_per_block * blocks
+        return values | {"gen_length": gen_length}
+
+    def longest(self, max_gen_length: int) -> int:
+        """Most positions, in whole blocks, that are not more than ``max_gen_length``."""
+        return max_gen_length - max_gen_length % (self.block_length or 1)
+
+    def whole_blocks(self, max_tokens: int) -> int:
+        """Positions to decode for ``max_tokens`` tokens: whole blocks."""
+        block_length = self.block_length or 1
+        return -(-max_tokens // block_length) * block_length
+
+
+def lane_settings(
+    model: Llada, base: LaneSettings, given: Mapping[str, Any], max_tokens: int
+) -> tuple[LaneSettings, int]:
+    """The settings of a request, and its ``gen_length``.
+
+    Args:
+        base: the settings of the server.
+        given: arguments of ``decode`` by name; None leaves the server's.
+        max_tokens: tokens that are asked for.
+
+    Raises:
+        ApiError: 400; ``decode`` would refuse them.
+    """
+    values = {name: value for name, value in given.items() if value is not None}
+    if values.get("top_p") == 1:
+        values["top_p"] = None  # OpenAI's way to say: all tokens
+    for name, others in _REPLACES.items():
+        if name in values:
+            values = dict.fromkeys(others) | values
+    steps = values.pop("steps", None)
+    if "threshold" in values or "factor" in values or steps is not None:
+        values["steps_per_block"] = None
+    if "cache" in values:
+        values["cache"] = cache_from_json(values["cache"])
+    settings = dataclasses.replace(base, **values)
+    _check(model, settings, {"gen_length": settings.block_length or 1})  # before it divides
+    gen_length = settings.whole_blocks(max_tokens)
+    if steps is None:
+        return settings, gen_length
+    _check(model, settings, {"gen_length": gen_length, "steps": steps})
+    if steps > gen_length:
+        raise bad_request(
+            f"steps must be at most the positions to decode ({gen_length}), got {steps}", "steps"
+        )
+    block_length = settings.block_length or gen_length
+    return (
+        dataclasses.replace(
+            settings,
+            block_length=block_length,
+            steps_per_block=steps // (gen_length // block_length),
+        ),
+        gen_length,
+    )
+
+
+def _check(model: Llada, settings: LaneSettings, changed: dict[str, Any]) -> None:
+    arguments = decode_defaults() | settings.arguments(changed["gen_length"]) | changed
+    try:
+        check_settings(model, make_policy(arguments.pop("cache")), **arguments)
+    except (ValueError, TypeError) as error:
+        raise bad_request(str(error), _first_word(str(error))) from error
+
+
+def _first_word(message: str) -> str | None:
+    """The argument that an error of ``decode`` is about: by custom its first word."""
+    word = message.partition(" ")[0]
+    return word if word in decode_defaults() or word == "cache" else None
+
+
+def cache_from_json(value: Any) -> PolicyConfig:
+    """The config that ``"dual"`` or ``{"name": "elastic", "gamma": 0.9}`` stands for.
+
+    Raises:
+        ApiError: 400.
+    """
+    settings = {"name": value} if isinstance(value, str) else value
+    if not isinstance(settings, Mapping) or not isinstance(settings.get("name"), str):
+        raise bad_request(
+            'cache must be a name or an object {"name": NAME, SETTING: VALUE, ...}, '
+            f"got {value!r}",
+            "cache",
+        )
+    settings = dict(settings)
+    name = settings.pop("name")
+    try:
+        config_type = make_policy(name).Config
+        known = [field.name for field in dataclasses.fields(config_type)]
+        for key in settings:
+            if key not in known:
+                allowed = ", ".join(known) or "it has none"
+                raise ValueError(f"cache {name!r} has no setting {key!r}; its settings: {allowed}")
+        config = config_type(**{key: _plain(given) for key, given in settings.items()})
+        hash(config)  # lanes are found by their settings
+    except (ValueError, TypeError) as error:
+        raise bad_request(str(error), "cache") from error
+    return config
+
+
+def _plain(value: Any) -> Any:
+    """Lists of JSON are tuples in settings."""
+    return tuple(map(_plain, value)) if isinstance(value, list) else value

@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test build demo test test-python test-cpp bench quality lint format clean
+.PHONY: help setup setup-test build demo test test-python test-cpp bench bench-targets quality lint format clean
 
 # The interpreter is found (and its environment made, if need be) when the first recipe asks for it.
 STAMPS := .stamps
@@ -42,8 +42,12 @@ test-python: setup-test build ## operators, model, decoding, command line
 test-cpp: setup-test ## torch-free C++ tests and the kernels on the host, plain and under sanitizers
 	@$(TOOLS) scripts/test_cpp.sh $(JOBS)
 
-bench: setup-test build ## time every operator and every cache; results go to build/bench
-	@$(PY) -m benchmarks.run $(BENCH_ARGS)
+bench: setup-test build ## every cache on the bundled model, then every operator; results go to build/bench
+	@$(PY) -m dlmcache_cuda bench $(BENCH_ARGS)
+	@$(PY) -m benchmarks.run
+
+bench-targets: setup-test build ## what docs/benchmarks.md reports, all targets (hours; resumes)
+	@$(PY) -m dlmcache_cuda bench --suite targets $(BENCH_ARGS)
 
 quality: setup-test build ## what every cache costs and loses on the bundled model (an hour or two; resumes)
 	@$(PY) -m benchmarks.quality $(QUALITY_ARGS)

@@ -1,1 +1,1 @@
-"""Benchmarks: ``python -m benchmarks.run --help``."""
+"""Benchmarks of operators and of a GPU: docs/benchmarks.md. Decodings: ``dlmcache bench``."""

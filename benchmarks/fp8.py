@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 import dlmcache_cuda
-from benchmarks.decode import BLOCK_LENGTH
-from benchmarks.machine import describe
 from benchmarks.quality import BATCH_SIZE, SEED, differing
 from dlmcache_cuda.assets.questions import GEN_LENGTH, check_answer, check_final, make_questions
+from dlmcache_cuda.benchmark.machine import describe
+from dlmcache_cuda.benchmark.policies import BLOCK_LENGTH
 
 
 def decode(model: Any, asked: list[Any], preset: Any) -> Any:

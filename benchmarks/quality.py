@@ -22,12 +22,13 @@ import torch
 from rich.progress import Progress
 
 import dlmcache_cuda
-from benchmarks.decode import BLOCK_LENGTH, THRESHOLD
-from benchmarks.machine import describe
 from dlmcache_cuda import available_policies
 from dlmcache_cuda.assets.questions import SPLITS, check_answer, check_final, make_questions
+from dlmcache_cuda.benchmark.machine import describe
+from dlmcache_cuda.benchmark.policies import BLOCK_LENGTH
 
 SEED, TUNE_SEED = 77, 78
+THRESHOLD = 0.9
 MAX_LOSS = 0.01  # of exact answers, for the settings of least work
 HOPELESS_LOSS = 0.1  # on a quarter of the questions, far beyond what chance adds to MAX_LOSS
 BATCH_SIZE = 50

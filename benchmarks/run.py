@@ -1,6 +1,6 @@
-"""The benchmark driver: ``python -m benchmarks.run [--suite ops|decode|all]``.
+"""Times every operator: ``python -m benchmarks.run``. Whole decodings: ``dlmcache bench``.
 
-Prints Markdown tables and writes JSON, both with the hardware and versions they were measured on.
+Prints a Markdown table and writes JSON, both with the hardware and versions they were measured on.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from pathlib import Path
 import torch
 from rich.progress import Progress
 
-from benchmarks import decode
-from benchmarks.case import time_interleaved
-from benchmarks.machine import describe
 from benchmarks.ops import all_cases
+from dlmcache_cuda.benchmark.machine import describe
+from dlmcache_cuda.benchmark.timing import time_interleaved
 
 
 def measure_operators(device: str, wanted: str, budget: float) -> list[dict]:
@@ -67,13 +66,9 @@ def operator_table(results: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
-    parser.add_argument("--suite", choices=("ops", "decode", "all"), default="all")
     parser.add_argument("--device", choices=("cpu", "cuda"), default=None)
     parser.add_argument("--filter", default="", help="only operator cases containing this text")
     parser.add_argument("--budget", type=float, default=1.0, help="seconds per operator case")
-    parser.add_argument("--questions", type=int, default=16, help="questions of the decode suite")
-    parser.add_argument("--batch-size", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=3, help="repetitions of the decode suite")
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="folder for JSON")
     arguments = parser.parse_args()
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -81,26 +76,10 @@ def main() -> None:
     machine = describe(device)
     print("\n".join(f"{key}: {value}" for key, value in machine.items()), flush=True)
 
-    def save(name: str, results: list[dict], table: str) -> None:
-        path = arguments.out / f"{name}.json"
-        path.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
-        print(f"\n{table}\n\nwritten to {path}", flush=True)
-
-    if arguments.suite in ("ops", "all"):
-        results = measure_operators(device, arguments.filter, arguments.budget)
-        save("ops", results, operator_table(results))
-    if arguments.suite in ("decode", "all"):
-        with Progress() as progress:
-            total = len(list(decode.settings())) * (arguments.repeats + 1)
-            task = progress.add_task("decoding", total=total)
-            results = decode.measure(
-                device,
-                arguments.questions,
-                arguments.batch_size,
-                arguments.repeats,
-                lambda: progress.advance(task),
-            )
-        save("decode", results, decode.table(results))
+    results = measure_operators(device, arguments.filter, arguments.budget)
+    path = arguments.out / "ops.json"
+    path.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
+    print(f"\n{operator_table(results)}\n\nwritten to {path}", flush=True)
 
 
 if __name__ == "__main__":

@@ -23,9 +23,15 @@ from dlmcache_cuda.decoding import predict_memory as predict_memory
 from dlmcache_cuda.decoding import stream as stream
 from dlmcache_cuda.model import Llada as Llada
 from dlmcache_cuda.model import load as load
+from dlmcache_cuda.policies import CalibratedCache as CalibratedCache
 from dlmcache_cuda.policies import available_policies as available_policies
+from dlmcache_cuda.policies import load_cache as load_cache
 from dlmcache_cuda.policies.presets import Preset as Preset
 from dlmcache_cuda.policies.presets import presets as presets
 from dlmcache_cuda.report import trace_page as trace_page
+from dlmcache_cuda.tuning.calibrate import calibrate as calibrate
+from dlmcache_cuda.tuning.verify import verify as verify
+from dlmcache_cuda.vision import LladaV as LladaV
+from dlmcache_cuda.vision import load_llada_v as load_llada_v
 
 __version__ = "0.1.0"

@@ -30,8 +30,13 @@ ALLOWED = {
     "samplers": {"ops", "cache"},
     "assets": set(),
     "decoding": {"ops", "cache", "model", "policies", "samplers", "stack", "profiling"},
+    "tuning": {"ops", "cache", "decoding", "model", "policies"},
+    "benchmark": {"ops", "assets", "decoding", "model", "policies", "testing", ""},
     "report": {"decoding"},
+    "vision": {"model"},
     "cli": {
+        "benchmark",
+        "tuning",
         "_extension",
         "ops",
         "assets",
@@ -46,7 +51,7 @@ ALLOWED = {
     "serving": {"decoding", "model", "policies", ""},
     "testing": {"ops", "reference", "cache", "model", "assets", ""},
     "__main__": {"cli"},
-    "": {"_extension", "decoding", "model", "policies", "report"},
+    "": {"_extension", "decoding", "model", "policies", "report", "tuning", "vision"},
 }
 
 

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = (
     "README.md",
     "docs/infilling.md",
+    "docs/llada_v.md",
     "docs/memory.md",
     "docs/outputs.md",
     "docs/profiling.md",

@@ -45,6 +45,7 @@ def test_bundled_checkpoint_is_complete_and_small():
         assert (folder / name).is_file(), name
     assert (folder / "model.safetensors").stat().st_size <= 8 * 2**20
     patterns = PROJECT["tool"]["setuptools"]["package-data"]["dlmcache_cuda"]
+    assert "report/web/*" in patterns
     assert "assets/tiny_llada/*" in patterns and "py.typed" in patterns
 
 

@@ -19,6 +19,7 @@ PACKAGES=(transformers==5.23.0 numpy==2.4.6 rich==15.0.0 setuptools==84.2.1 ninj
 TEST_PACKAGES=(
   pytest==9.2.0 pytest-timeout==2.4.0 hypothesis==6.170.15 ruff==0.17.6 clang-format==23.1.5 cmake==4.4.4
   matplotlib==3.11.2
+  pillow==13.0.0  # images of LLaDA-V
   fastapi==0.165.0 uvicorn==0.54.0 prometheus-client==0.26.0 openai==3.57.0
   playwright==1.65.2  # drives the Chromium that is installed; brings none of its own
 )

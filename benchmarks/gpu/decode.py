@@ -9,13 +9,13 @@ from unittest import mock
 import torch
 
 import dlmcache_cuda
-from benchmarks.case import summarize
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.graphs import modes
 from benchmarks.gpu.model import block_bytes, cached_bytes, head_bytes
 from benchmarks.gpu.options import Options
 from benchmarks.gpu.settings import BLOCK_LENGTH, STATED, Setting, config, settings
 from benchmarks.gpu.steps import timed_steps
+from dlmcache_cuda.benchmark.timing import summarize
 from dlmcache_cuda.model import Llada
 
 # All steps of vanilla decoding are alike: so many are made, the others are counted.

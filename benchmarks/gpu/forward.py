@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 import dlmcache_cuda
-from benchmarks.case import Timing, summarize, time_interleaved
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.graphs import modes
 from benchmarks.gpu.model import block_bytes, cached_bytes, head_bytes
 from benchmarks.gpu.options import Options
 from benchmarks.gpu.steps import timed_steps
+from dlmcache_cuda.benchmark.timing import Timing, summarize, time_interleaved
 from dlmcache_cuda.cache import RowList
 
 ROWS = (16, 32, 64, 128, 256, 512)

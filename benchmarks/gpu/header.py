@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
 from benchmarks.gpu.key import gpu_facts
-from benchmarks.machine import describe
+from dlmcache_cuda.benchmark.machine import describe
 
 
 def header(device: str) -> dict[str, object]:
@@ -17,7 +16,6 @@ def header(device: str) -> dict[str, object]:
     machine = describe(device)
     # Every part measures it for itself, beside what it is compared with.
     del machine["copy_gb_per_s"]
-    machine["transformers"] = _version("transformers")
     machine["nvcc"] = _nvcc()
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
@@ -30,13 +28,6 @@ def header(device: str) -> dict[str, object]:
 
 def text(machine: dict[str, object]) -> str:
     return "\n".join(f"{name}: {value}" for name, value in machine.items())
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _nvcc() -> str:

@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.case import time_interleaved
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.options import Options
 from benchmarks.ops import all_cases, families
+from dlmcache_cuda.benchmark.timing import time_interleaved
 
 QUICK = ("norm", "rope_cache", "swiglu")
 # Shapes of small models say nothing about a large GPU, and those of large ones much about a CPU's

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.case import Timing, time_interleaved
 from benchmarks.gpu.options import Options
+from dlmcache_cuda.benchmark.timing import Timing, time_interleaved
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from benchmarks.gpu.options import Options
 from dlmcache_cuda import available_policies
+from dlmcache_cuda.benchmark.fixed_rate import REFRESH_STEPS, fixed_rate
 from dlmcache_cuda.policies import PolicyConfig
 
-REFRESH_STEPS = 10
 BLOCK_LENGTH = 32
 STATED = (
     f"random weights: commits per step are fixed (4 stand for a threshold), elastic and composed "
@@ -39,10 +39,7 @@ class Setting:
 
 
 def config(cache: str) -> PolicyConfig:
-    settings = {}
-    if cache in ("elastic", "composed"):
-        settings = {"gamma": -1.0, "refresh_steps": REFRESH_STEPS, "eos_cut": False}
-    return available_policies()[cache].Config(**settings)
+    return available_policies()[cache].Config(**fixed_rate(cache, commits=4))
 
 
 def settings(options: Options) -> Iterator[Setting]:

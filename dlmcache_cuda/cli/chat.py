@@ -19,6 +19,8 @@ from dlmcache_cuda.cli.options import (
     decode_options,
     load_model,
 )
+from dlmcache_cuda.decoding.arguments import check_seeds
+from dlmcache_cuda.decoding.sequence_settings import SequenceSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     options = decode_options(arguments)
     model = load_model(arguments)
+    # Wrong options end the command here; what goes wrong with a message does not.
+    SequenceSettings(model, {k: v for k, v in options.items() if k != "seed"}, "chat")
+    check_seeds(options["seed"], 1)
     forget = arguments.forget or arguments.model is None
     interactive = sys.stdin.isatty()
     if interactive:

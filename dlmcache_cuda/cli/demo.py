@@ -53,6 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.questions < 1:
         raise ValueError(f"--questions must be at least 1, got {arguments.questions}")
+    if not 0 < arguments.threshold <= 1:
+        raise ValueError(f"--threshold must be in (0, 1], got {arguments.threshold}")
     try:
         from rich.box import SIMPLE_HEAD
         from rich.console import Console

@@ -7,9 +7,21 @@ import os
 import sys
 from collections.abc import Sequence
 
-from dlmcache_cuda.cli import chat, decode, demo, env, fill, presets, serve, trace
+from dlmcache_cuda.cli import (
+    bench,
+    calibrate,
+    chat,
+    decode,
+    demo,
+    env,
+    fill,
+    presets,
+    serve,
+    trace,
+    verify,
+)
 
-COMMANDS = (demo, decode, fill, chat, trace, serve, presets, env)
+COMMANDS = (demo, decode, fill, chat, trace, verify, calibrate, serve, presets, bench, env)
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 

@@ -6,7 +6,9 @@ import argparse
 import dataclasses
 from typing import Any
 
-from dlmcache_cuda.policies import PolicyConfig, available_policies, make_policy
+from dlmcache_cuda.policies import CalibratedCache, PolicyConfig, available_policies, make_policy
+from dlmcache_cuda.policies.cache_file import load_cache
+from dlmcache_cuda.policies.registry import is_cache_file, policy_of
 from dlmcache_cuda.samplers import ALGORITHMS, REMASKINGS
 
 
@@ -32,14 +34,14 @@ def load_model(arguments: argparse.Namespace):
 def add_decode_options(
     parser: argparse.ArgumentParser,
     gen_length: int | None,
-    block_length: int | None = None,
+    blocks: str = "one block",
     of_one_call: bool = True,
 ) -> None:
     """The options of ``dlmcache_cuda.decode``, under its names.
 
     Args:
         gen_length: the default; None leaves that option out.
-        block_length: the default.
+        blocks: what stands for no ``--block-length``, for the help.
         of_one_call: also what belongs to a call rather than to many: the seed.
     """
     group = parser.add_argument_group("decoding")
@@ -47,8 +49,7 @@ def add_decode_options(
         group.add_argument(
             "--gen-length", type=int, default=gen_length, help="default: %(default)s"
         )
-    blocks = "one block" if block_length is None else "%(default)s"
-    group.add_argument("--block-length", type=int, default=block_length, help=f"default: {blocks}")
+    group.add_argument("--block-length", type=int, help=f"default: {blocks}")
     group.add_argument("--steps", type=int, help="default: one token per step")
     group.add_argument("--temperature", type=float, default=0.0, help="default: %(default)s")
     group.add_argument("--cfg-scale", type=float, default=0.0, help="default: %(default)s")
@@ -60,7 +61,11 @@ def add_decode_options(
     group.add_argument("--top-p", type=float, help="with --alg: probability to draw tokens from")
     group.add_argument("--top-k", type=int, help="with --alg: number of tokens to draw from")
     group.add_argument("--min-commit", type=int, help="with --alg: tokens of a step at least")
-    group.add_argument("--cache", default="none", help=f"one of {', '.join(available_policies())}")
+    group.add_argument(
+        "--cache",
+        default="none",
+        help=f"one of {', '.join(available_policies())}, or a .json file of `dlmcache calibrate`",
+    )
     group.add_argument(
         "--cache-arg",
         action="append",
@@ -102,23 +107,43 @@ def decode_options(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def cache_config(name: str, settings: list[str]) -> PolicyConfig:
-    """The config object of policy ``name`` with ``NAME=VALUE`` settings applied."""
-    config_type = make_policy(name).Config
-    types = {field.name: str(field.type) for field in dataclasses.fields(config_type)}
+def cache_config(name: str, settings: list[str]) -> PolicyConfig | CalibratedCache:
+    """The config of policy ``name``, or of the file of that name, with settings applied.
+
+    Args:
+        name: of a policy, or a file that ends in ``.json``.
+        settings: ``NAME=VALUE``, one for each setting that differs.
+    """
+    if is_cache_file(name):
+        calibrated = load_cache(name)
+        values = setting_values(calibrated.config, settings)
+        if not values:
+            return calibrated
+        config = dataclasses.replace(calibrated.config, **values)
+        return dataclasses.replace(calibrated, config=config)
+    config = make_policy(name).config
+    return dataclasses.replace(config, **setting_values(config, settings))
+
+
+def setting_values(
+    config: PolicyConfig, settings: list[str], option: str = "--cache-arg"
+) -> dict[str, Any]:
+    """What ``NAME=VALUE`` texts stand for as settings of a policy."""
+    name = policy_of(config).name
+    types = {field.name: str(field.type) for field in dataclasses.fields(config)}
     values: dict[str, Any] = {}
     for setting in settings:
         key, separator, text = setting.partition("=")
         if not separator or key not in types:
             allowed = ", ".join(types) or "it has no settings"
             raise ValueError(
-                f"--cache-arg must be NAME=VALUE with a setting of {name!r} ({allowed}), "
+                f"{option} must be NAME=VALUE with a setting of {name!r} ({allowed}), "
                 f"got {setting!r}"
             )
         if key in values:
-            raise ValueError(f"--cache-arg {key} is given twice")
+            raise ValueError(f"{option} {key} is given twice")
         values[key] = _value(text.strip(), types[key])
-    return config_type(**values)
+    return values
 
 
 def _value(text: str, field_type: str) -> Any:

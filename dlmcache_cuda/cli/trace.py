@@ -102,6 +102,10 @@ def _check_output(path: Path) -> None:
 
 def _write(path: Path, page: str) -> None:
     """Writes the whole page or none."""
+    if path.exists() and not path.is_file():  # /dev/stdout, a pipe: not to be replaced by a file
+        path.write_text(page, encoding="utf-8")
+        return
+    path = path.resolve()  # a link stays one
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         unfinished.write_text(page, encoding="utf-8")

@@ -22,7 +22,7 @@ from dlmcache_cuda.decoding.output import DecodedSequence, DecodeOutput, DecodeS
 from dlmcache_cuda.decoding.prompt_embeds import check_prompt_embeds, embedded_prompts
 from dlmcache_cuda.decoding.streamers import StreamerFeed
 from dlmcache_cuda.model import Llada
-from dlmcache_cuda.policies import PolicyConfig, make_policy
+from dlmcache_cuda.policies import Cache, make_policy
 
 
 def decode(
@@ -44,7 +44,7 @@ def decode(
     top_p: float | None = None,
     top_k: int | None = None,
     min_commit: int | None = None,
-    cache: str | PolicyConfig = "none",
+    cache: Cache = "none",
     stop_at_eos: bool = True,
     seed: int | Sequence[int] | None = None,
     callback: Callable[[StepEvent], None] | None = None,
@@ -112,8 +112,10 @@ def decode(
             Default: all.
         min_commit: commits of every step at least: 1 as in SPA-Cache's decoding of Dream, default
             0 as in Dream's own. Needs ``alg``; not with ``origin``.
-        cache: what is recomputed at a step: a name (:func:`dlmcache_cuda.available_policies`) or
-            the config object of a policy.
+        cache: what is recomputed at a step: a name (:func:`dlmcache_cuda.available_policies`), the
+            config object of a policy, or what :func:`dlmcache_cuda.calibrate` found: its file (a
+            path that ends in ``.json``) or the object. The latter also say ``block_length``
+            and ``threshold`` where a call leaves them (and how many to commit) open.
         stop_at_eos: end a sequence as soon as an end token has no mask before it. The text is the
             same either way: commits are final.
         seed: of all random numbers: an integer, one integer per prompt, or None (drawn from torch's
@@ -125,8 +127,8 @@ def decode(
         trace: record for every step what was computed, why, and what came of it, for
             :func:`dlmcache_cuda.trace_page` and ``docs/trace.md``. The tokens are the same.
         cuda_graphs: capture steps that reuse the cache as CUDA graphs and replay them. The tokens
-            are the same; False is for debugging. Default: on a CUDA device. Not captured are steps
-            that are traced or refresh, and those of ``elastic`` and ``composed`` with guidance.
+            are the same; False is for debugging. Default: on a CUDA device. Steps that are traced
+            or refresh are not captured.
         logits_eos_inf: never predict the end-of-text token.
         confidence_eos_eot_inf: give end tokens confidence 0, so that they are committed last.
         suppress_token_ids: tokens that are never predicted. Default: the model's own, none but for

@@ -57,11 +57,13 @@ class DecodeSettings:
         return self.sampler.rule.over_steps(self.canvas_steps // blocks)
 
 
-def _integer(name: str, value: Any, minimum: int) -> int:
+def check_integer(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:
+    """``value`` as an integer in ``[minimum, maximum]``; a maximum of None is no limit."""
+    limits = f">= {minimum}" if maximum is None else f"in [{minimum}, {maximum}]"
     if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer >= {minimum}, got {value!r}")
-    if value < minimum:
-        raise ValueError(f"{name} must be an integer >= {minimum}, got {value}")
+        raise TypeError(f"{name} must be an integer {limits}, got {value!r}")
+    if value < minimum or (maximum is not None and value > maximum):
+        raise ValueError(f"{name} must be an integer {limits}, got {value}")
     return int(value)
 
 
@@ -123,10 +125,19 @@ def check_settings(
             the longest, and blocks need not divide any.
     """
     check_model(model)
-    gen_length = _integer("gen_length", gen_length, 1)
+    gen_length = check_integer("gen_length", gen_length, 1)
     if regions is not None:
         gen_length = max(len(region.ids) for region in regions)
-    block_length = gen_length if block_length is None else _integer("block_length", block_length, 1)
+    block_length, threshold = _calibrated(
+        policy,
+        None if regions is not None else gen_length,
+        block_length,
+        threshold,
+        (steps, factor, alg, remasking),
+    )
+    block_length = (
+        gen_length if block_length is None else check_integer("block_length", block_length, 1)
+    )
     if regions is not None:
         block_length = min(block_length, gen_length)
     elif gen_length % block_length:
@@ -189,6 +200,33 @@ def check_settings(
         _cuda_graphs(model, cuda_graphs),
         canvas_steps=None if regions is None else steps,
     )
+
+
+def _calibrated(
+    policy: CachePolicy,
+    gen_length: int | None,
+    block_length: int | None,
+    threshold: float | None,
+    others: Sequence[Any],
+) -> tuple[int | None, float | None]:
+    """Block length and threshold that a calibrated cache was found with, where none are given.
+
+    Args:
+        gen_length: what blocks must divide; None: they need not.
+        others: the other arguments that say what is committed: with one of them no threshold is
+            filled in.
+    """
+    found = policy.decoding
+    if block_length is None:
+        block_length = found.get("block_length")
+        if block_length and gen_length and gen_length % block_length:
+            raise ValueError(
+                f"the cache was calibrated with block_length={block_length}, which does not divide "
+                f"gen_length ({gen_length}): change gen_length or give a block_length"
+            )
+    if threshold is None and all(value is None for value in others):
+        threshold = found.get("threshold")
+    return block_length, threshold
 
 
 def _suppressed(model: Llada, ids: Sequence[int] | None) -> tuple[int, ...]:
@@ -300,7 +338,7 @@ def _commit_rule(
                 f"got remasking={remasking!r}"
             )
     if steps is not None:
-        steps = _integer("steps", steps, 1)
+        steps = check_integer("steps", steps, 1)
     if threshold is not None:
         return Threshold(_number("threshold", threshold, "in (0, 1]", lambda value: 0 < value <= 1))
     if factor is not None:
@@ -342,8 +380,8 @@ def _dream_settings(alg: str | None, llada_only: dict[str, Any], **options: Any)
     checks = {
         "alg_temp": lambda name, value: _number(name, value, ">= 0", lambda x: x >= 0),
         "top_p": lambda name, value: _number(name, value, "in (0, 1]", lambda x: 0 < x <= 1),
-        "top_k": lambda name, value: _integer(name, value, 1),
-        "min_commit": lambda name, value: _integer(name, value, 0),
+        "top_k": lambda name, value: check_integer(name, value, 1),
+        "min_commit": lambda name, value: check_integer(name, value, 0),
     }
     return {"alg": alg} | {name: checks[name](name, value) for name, value in given.items()}
 
@@ -372,4 +410,4 @@ def check_batch_size(batch_size: int | None, num_prompts: int) -> int:
     """Number of slots: at most one per prompt."""
     if batch_size is None:
         return min(num_prompts, DEFAULT_BATCH_SIZE)
-    return min(num_prompts, _integer("batch_size", batch_size, 1))
+    return min(num_prompts, check_integer("batch_size", batch_size, 1))

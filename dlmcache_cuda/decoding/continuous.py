@@ -10,6 +10,7 @@ from torch import Tensor
 from dlmcache_cuda.decoding.arguments import (
     DEFAULT_BATCH_SIZE,
     DecodeSettings,
+    check_integer,
     check_model,
     check_one_of,
     check_seeds,
@@ -21,7 +22,6 @@ from dlmcache_cuda.decoding.regions import Region
 from dlmcache_cuda.decoding.sequence_settings import (
     SequenceSettings,
     check_drafts,
-    integer_between,
 )
 from dlmcache_cuda.decoding.stream_event import StreamEvent
 from dlmcache_cuda.model import Llada
@@ -74,8 +74,8 @@ class Decoder:
         self.model = model
         self._settings = SequenceSettings(model, settings, "Decoder()")
         longest, limit = self._settings.longest, model.config.max_sequence_length
-        self.max_length = integer_between("max_length", max_length, longest.gen_length + 1, limit)
-        self.num_slots = integer_between("num_slots", num_slots, 1, None)
+        self.max_length = check_integer("max_length", max_length, longest.gen_length + 1, limit)
+        self.num_slots = check_integer("num_slots", num_slots, 1)
         self._decoder = EventDecoder(
             model,
             self._settings.cache,

@@ -34,8 +34,6 @@ class LoopColumns:
     """1 where an end of text that is committed now ends the sequence."""
     pads: Tensor
     """1 where what stands behind the first end of text becomes padding."""
-    boundary: Tensor
-    """From which layer on a step that goes on computes the canvas."""
     needed: Tensor
     """Positions that have to be predicted at least."""
     text_end: Tensor
@@ -47,7 +45,7 @@ _LOOP_COLUMNS = [field.name for field in fields(LoopColumns)]
 
 
 def slot_numbers(
-    slot: Slot, view: SlotView, plan: SlotPlan, may_cut: bool, pads: bool, boundary: int | None
+    slot: Slot, view: SlotView, plan: SlotPlan, may_cut: bool, pads: bool
 ) -> tuple[int, ...]:
     """The columns of one slot, in the order of :class:`SlotColumns` and :class:`LoopColumns`."""
     return (
@@ -69,7 +67,6 @@ def slot_numbers(
         plan.begin if plan.slice_shift else 0,
         may_cut,
         pads,
-        boundary or 0,
         len(view.due) or min(view.num_commit, view.num_masks),
         slot.region.text_end,
     )
@@ -81,14 +78,16 @@ FREE_SLOT = (0,) * (len(_COLUMNS) + len(_LOOP_COLUMNS))
 class StepControl:
     """A control block, cut into named vectors."""
 
-    __slots__ = ("columns", "loop", "spans", "kv_lens", "extra")
+    __slots__ = ("columns", "loop", "spans", "kv_lens", "bounds", "extra")
 
     def __init__(self, block: Tensor, num_slots: int, copies: int) -> None:
         """``block``: what :func:`flatten` made, on the device."""
         names = len(FREE_SLOT)
-        vectors, spans, self.kv_lens, self.extra = block.split(
-            [names * num_slots, 4 * num_slots, copies * num_slots,
-             block.numel() - (names + 4 + copies) * num_slots]
+        # Of the slots of the network: their keys, and from which layer on a step that goes on
+        # computes their canvas (the number of layers: nowhere; 0 where no step goes on).
+        vectors, spans, self.kv_lens, self.bounds, self.extra = block.split(
+            [names * num_slots, 4 * num_slots, copies * num_slots, copies * num_slots,
+             block.numel() - (names + 4 + 2 * copies) * num_slots]
         )  # fmt: skip
         vectors = vectors.view(names, num_slots).unbind()
         self.columns = SlotColumns(*vectors[: len(_COLUMNS)])
@@ -96,12 +95,15 @@ class StepControl:
         self.spans = spans.view(num_slots, 4)
 
 
-def flatten(numbers: Sequence[Sequence[int]], copies: int, extra: Sequence[int] = ()) -> list[int]:
-    """The block of a step: the columns, ``ops.commit_``'s spans, the number of keys of every slot
+def flatten(
+    numbers: Sequence[Sequence[int]], bounds: Sequence[int], extra: Sequence[int] = ()
+) -> list[int]:
+    """The block of a step: the columns, ``ops.commit_``'s spans, keys and ``bounds`` of every slot
     of the network, and ``extra``."""
     flat = [value for column in zip(*numbers, strict=True) for value in column]
     flat += [value for slot in numbers for value in slot[:4]]
-    flat += [slot[1] for slot in numbers] * copies
+    flat += [slot[1] for slot in numbers] * (len(bounds) // len(numbers))
+    flat += bounds
     flat += extra
     return flat
 
@@ -144,7 +146,7 @@ class ControlBlock:
     ) -> ControlBlock:
         """With room for every block of a decoder: budgets of all layers, ``listed`` rows of plans
         and a whole drawn order."""
-        columns = (len(FREE_SLOT) + 4 + copies) * num_slots
+        columns = (len(FREE_SLOT) + 4 + 2 * copies) * num_slots
         order = rounded_size(num_slots * capacity) + num_slots + 1
         return cls(device, columns + layers * copies * num_slots + rounded_size(listed) + order)
 

@@ -106,9 +106,7 @@ class SlotDecoder:
         )
         self.recorder = Recorder(self.canvas, model.config.n_layers) if settings.trace else None
         self.random_order = self.sampler.remasking == "random_order"
-        # Guidance needs both twins of a slot at once, so that nothing can be guessed for one.
-        tracked_twins = self.stack.spec.tracking is not None and self.canvas.guided
-        self.exact = tracked_twins or not reads_nothing(device)
+        self.exact = not reads_nothing(device)
         self.graphs: StepGraphs | None = None
         if captures_steps(settings) and not self.exact and not settings.trace:
             self.graphs = StepGraphs(
@@ -200,10 +198,12 @@ class SlotDecoder:
             step = StepView([None if slot is None else slot.view() for slot in self.slots])
             plan = self.policy.plan(step)
         plan, outcome = self._attempt(step, plan)
-        wrong = outcome.guessed_wrong(self.exact, self.model.config.n_layers)
-        if any(bound is not None for bound in wrong):
-            chosen = [bound is not None for bound in wrong]
-            outcome.add(self._run(*of_slots(step, plan, chosen), boundary=wrong), wrong)
+        boundary = outcome.guessed_wrong(self.exact, self.model.config.n_layers)
+        wrong = outcome.of_twins(boundary)
+        if any(wrong):
+            before = outcome.outputs[-1] if self.canvas.guided else None
+            rest = self._run(*of_slots(step, plan, wrong), boundary=boundary, before=before)
+            outcome.add(rest, wrong)
         self.forwards += 1
         return self._advance(plan, outcome)
 
@@ -227,11 +227,13 @@ class SlotDecoder:
         plan: StepPlan,
         boundary: Sequence[int | None] | None = None,
         marked: Sequence[int] | None = None,
+        before: StepOutput | None = None,
     ) -> StepProgram:
         """What the device has to do, and the numbers that it needs on their way to it.
 
         Args:
             boundary: the step goes on where a guess was wrong, see :class:`StackStep`.
+            before: with guidance, what it goes on with: of twins it may have guessed one right.
             marked: the step is repeated; so many rows of each slot of the network are marked.
         """
         slots = self._slot_rows(step, plan, boundary is not None, marked)
@@ -247,7 +249,9 @@ class SlotDecoder:
             shape = shape.rounded()
             plan.window_rows = shape.window
         control = self._upload(step, plan, budgets, shape, boundary)
-        return StepProgram(self, step, plan, control, shape, budgets, boundary, partial, captured)
+        return StepProgram(
+            self, step, plan, control, shape, budgets, boundary, before, partial, captured
+        )
 
     def _run(self, step: StepView, plan: StepPlan, **attempt: Any) -> StepOutcome:
         """Runs a step and reads what it reports: the one time that the host waits for the device,
@@ -379,21 +383,25 @@ class SlotDecoder:
         shape: StepShape,
         boundary: Sequence[int | None] | None,
     ) -> StepControl:
-        bounds = boundary or [None] * len(self.slots)
         numbers = [
             FREE_SLOT
             if view is None
-            else slot_numbers(slot, view, chosen, self._may_cut(slot), self._pads(slot), bound)
-            for slot, view, chosen, bound in zip(
-                self.slots, step.slots, plan.slots, bounds, strict=True
-            )
+            else slot_numbers(slot, view, chosen, self._may_cut(slot), self._pads(slot))
+            for slot, view, chosen in zip(self.slots, step.slots, plan.slots, strict=True)
         ]
         extra = [] if budgets is None else [n for layer in budgets.rows for n in layer]
         extra += listed_rows(plan.slots, self.canvas.capacity, shape.listed)
         if self.random_order:
             extra += due_rows(step.slots, self.canvas.capacity, shape.predicted)
         copies = self.canvas.network_slots // self.canvas.num_slots
-        block = self._block.upload(flatten(numbers, copies, extra))
+        bounds = [0] * self.canvas.network_slots
+        if boundary is not None:
+            layers, views = self.model.config.n_layers, self.canvas.twinned(step.slots)
+            bounds = [
+                0 if view is None else layers if bound is None else bound
+                for view, bound in zip(views, boundary, strict=True)
+            ]
+        block = self._block.upload(flatten(numbers, bounds, extra))
         return StepControl(block, len(numbers), copies)
 
     def _advance(self, plan: StepPlan, outcome: StepOutcome) -> dict[int, DecodedSequence]:

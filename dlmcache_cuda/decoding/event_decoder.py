@@ -46,14 +46,16 @@ class EventDecoder:
         drafts: bool,
     ) -> None:
         policy = make_policy(cache)
-        settings = replace(settings, callback=self._keep, drafts=drafts)
+        # The list's method, not one of this object: a decoder that refers to itself would keep its
+        # caches until the garbage collector comes.
+        self._events: list[StepEvent] = []
+        settings = replace(settings, callback=self._events.append, drafts=drafts)
         check_memory(model, predict(model, policy, settings, num_slots, lengths=lengths))
         self.slots = SlotDecoder(
             model, policy, settings, num_slots=num_slots, capacity=slot_capacity(max(lengths))
         )
         self._model = model
         self._text_ends: dict[int, int] = {}
-        self._event: StepEvent | None = None
 
     def add(
         self,
@@ -75,7 +77,7 @@ class EventDecoder:
     def step(self) -> list[StreamEvent]:
         """One forward and one commit; an event for every sequence in flight, by slot."""
         finished = self.slots.step()
-        event, self._event = self._event, None
+        event = self._events.pop()
         events = [
             StreamEvent(
                 sequence=update.sequence,
@@ -94,6 +96,3 @@ class EventDecoder:
         for sequence in finished:
             del self._text_ends[sequence]
         return events
-
-    def _keep(self, event: StepEvent) -> None:
-        self._event = event

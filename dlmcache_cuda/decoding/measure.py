@@ -10,7 +10,12 @@ from torch import Tensor
 
 from dlmcache_cuda import ops
 from dlmcache_cuda.cache import RowList
-from dlmcache_cuda.decoding.arguments import check_batch_size, check_seeds, check_settings
+from dlmcache_cuda.decoding.arguments import (
+    DecodeSettings,
+    check_batch_size,
+    check_seeds,
+    check_settings,
+)
 from dlmcache_cuda.decoding.decoder import SlotDecoder
 from dlmcache_cuda.decoding.defaults import decode_defaults
 from dlmcache_cuda.decoding.prompts import tokenize_prompts
@@ -71,18 +76,34 @@ def measure_layer_ratios(
         "threshold": threshold,
     }
     settings = check_settings(model, policy, **decode_defaults() | given)
-    waiting = list(enumerate(tokenize_prompts(model, prompts, settings.gen_length)))
-    seeds = check_seeds(seed, len(waiting))
-    slots = check_batch_size(batch_size, len(waiting))
-    capacity = max(ids.numel() for _, ids in waiting) + settings.gen_length
-    decoder = SlotDecoder(model, policy, settings, num_slots=slots, capacity=capacity)
+    prompt_ids = tokenize_prompts(model, prompts, settings.gen_length)
+    seeds = check_seeds(seed, len(prompt_ids))
+    slots = check_batch_size(batch_size, len(prompt_ids))
+    return ratios_of_drift(
+        measure_drifts(model, settings, prompt_ids, seeds, slots), mean_ratio, min_ratio
+    )
+
+
+def measure_drifts(
+    model: Llada,
+    settings: DecodeSettings,
+    prompt_ids: Sequence[Tensor],
+    seeds: Sequence[int],
+    num_slots: int,
+) -> Tensor:
+    """``[L, n]`` fp32: how far the values of generated rows drift from step to step, per layer."""
+    waiting = list(enumerate(prompt_ids))
+    capacity = max(ids.numel() for ids in prompt_ids) + settings.gen_length
+    decoder = SlotDecoder(
+        model, make_policy("none"), settings, num_slots=num_slots, capacity=capacity
+    )
     recorder = _DriftRecorder(decoder)
     while waiting or not decoder.idle:
         while waiting and decoder.has_free_slot:
             sequence, ids = waiting.pop(0)
             decoder.add(sequence, ids, seeds[sequence])
         recorder.step()
-    return ratios_of_drift(recorder.drifts(), mean_ratio, min_ratio)
+    return recorder.drifts()
 
 
 class _DriftRecorder:

@@ -127,7 +127,7 @@ def predict(
         directions=_directions(model, spec),
         canvas=canvas,
         network=network_bytes(sizes, spec, predicted * num_slots),
-        head=head_bytes(sizes, settings.sampler, predicted * num_slots),
+        head=head_bytes(sizes, spec, settings.sampler, predicted * num_slots),
     )  # fmt: skip
 
 

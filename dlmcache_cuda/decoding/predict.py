@@ -9,7 +9,7 @@ from dlmcache_cuda.decoding.arguments import check_batch_size, check_settings
 from dlmcache_cuda.decoding.defaults import decode_defaults
 from dlmcache_cuda.decoding.memory import MemoryPrediction, predict
 from dlmcache_cuda.model import Llada
-from dlmcache_cuda.policies import PolicyConfig, make_policy
+from dlmcache_cuda.policies import Cache, make_policy
 
 
 def predict_memory(
@@ -19,7 +19,7 @@ def predict_memory(
     gen_length: int = 128,
     block_length: int | None = None,
     batch_size: int | None = None,
-    cache: str | PolicyConfig = "none",
+    cache: Cache = "none",
     cfg_scale: float = 0.0,
     alg: str | None = None,
 ) -> MemoryPrediction:

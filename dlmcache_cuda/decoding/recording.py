@@ -48,7 +48,8 @@ class Recorder:
                 boundary = outcome.boundaries[place]
                 bound = None if boundary < 0 else boundary
                 first = passes[outcome.made_by[place]]
-                above = first if outcome.resumed is None else passes[outcome.resumed]
+                resumed = outcome.resumed[place]
+                above = first if resumed is None else passes[resumed]
                 slot.trace.append(self._step(place, slot, plan.slots[place], bound, first, above))
 
     def _step(
@@ -61,16 +62,15 @@ class Recorder:
         above: _Pass,
     ) -> StepTrace:
         layers, base = self._layers, place * self._canvas.capacity
-        # From this layer on another pass may have computed the slot, and its predictions hold.
+        # From this layer on another pass may have computed the slot; its predictions hold.
         bound = layers if boundary is None else boundary
         of_layer = [above if layer >= bound else first for layer in range(layers)]
-        last = of_layer[-1]
         # Above a boundary nothing is tested: there the first pass measured a wrong guess.
         similarity = [first.similarity(layer, place) for layer in range(bound)]
         now, before = self._ids(place, slot.length), self._before[place]
         written = (now != before).nonzero().flatten()
         self._before[place] = now
-        candidates, predicted, confidence = last.predictions(place)
+        candidates, predicted, confidence = above.predictions(place)
         return StepTrace(
             rows=tuple(one.rows(layer, place) - base for layer, one in enumerate(of_layer)),
             refresh=plan.refresh,
@@ -84,6 +84,7 @@ class Recorder:
             confidence=confidence,
             written=written,
             tokens=now[written],
+            importance=above.importance(base, slot.length),
         )
 
     def _ids(self, place: int, length: int) -> Tensor:
@@ -111,6 +112,7 @@ class _Pass:
         ]
         measured = result.similarities
         self._similarities = None if measured is None else measured.tolist()
+        self._importance = None if result.importance is None else result.importance.cpu()
         rows, prediction = output.predicted
         self._candidates, self._bounds = _on_cpu(rows)
         self._token = prediction.token.cpu()
@@ -129,6 +131,9 @@ class _Pass:
             return None
         value = self._similarities[layer][place]
         return None if value != value else value
+
+    def importance(self, base: int, length: int) -> Tensor | None:
+        return None if self._importance is None else self._importance[base : base + length].clone()
 
     def predictions(self, place: int) -> tuple[Tensor, Tensor, Tensor]:
         part = slice(self._bounds[place], self._bounds[place + 1])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from dlmcache_cuda.decoding.arguments import DecodeSettings, check_settings
+from dlmcache_cuda.decoding.arguments import DecodeSettings, check_integer, check_settings
 from dlmcache_cuda.decoding.defaults import decode_defaults
 from dlmcache_cuda.decoding.regions import Region
 from dlmcache_cuda.model import Llada
@@ -57,7 +57,7 @@ class SequenceSettings:
         longest = self.longest.gen_length
         if gen_length is None:
             return self.longest
-        gen_length = integer_between("gen_length", gen_length, 1, longest)
+        gen_length = check_integer("gen_length", gen_length, 1, longest)
         block_length = self.longest.block_length
         if not self._one_block and gen_length % block_length:
             raise ValueError(
@@ -91,14 +91,3 @@ def check_drafts(drafts: Any) -> bool:
     if not isinstance(drafts, bool):
         raise TypeError(f"drafts must be True or False, got {drafts!r}")
     return drafts
-
-
-def integer_between(name: str, value: Any, low: int, high: int | None) -> int:
-    """``value`` as an integer in ``[low, high]``; a high of None is no limit."""
-    allowed = f"an integer >= {low}" if high is None else f"an integer in [{low}, {high}]"
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be {allowed}, got {value!r}")
-    value = value.__index__()
-    if value < low or (high is not None and value > high):
-        raise ValueError(f"{name} must be {allowed}, got {value}")
-    return value

@@ -39,8 +39,9 @@ class StepOutcome:
     """Of the step, of the one that repeated it, and of the one that went on with it."""
     made_by: list[int] = field(default_factory=list)
     """Which output tells of each slot."""
-    resumed: int | None = None
-    """Which output tells of the layers above boundaries."""
+    resumed: list[int | None] = field(default_factory=list)
+    """Which output tells of each slot that went on: of its predictions, and of the layers above its
+    boundary."""
 
     @classmethod
     def read(
@@ -66,12 +67,17 @@ class StepOutcome:
             committed=_committed(step, parts.get("due", ())),
             outputs=[output],
             made_by=[0] * slots,
+            resumed=[None] * slots,
         )
 
     def guessed_wrong(self, exact: bool, n_layers: int) -> list[int | None]:
-        """The boundaries above which layers have to be computed anew."""
-        found = self.boundaries[: len(self.statuses)]
-        return [None if exact or not 0 <= bound < n_layers else bound for bound in found]
+        """The boundaries above which layers have to be computed anew, of the network's slots."""
+        return [None if exact or not 0 <= bound < n_layers else bound for bound in self.boundaries]
+
+    def of_twins(self, boundary: Sequence[int | None]) -> list[bool]:
+        """Whether there is one, of each slot or its twin."""
+        slots = len(self.statuses)
+        return [any(bound is not None for bound in boundary[s::slots]) for s in range(slots)]
 
     def replace(self, other: StepOutcome, repeated: Sequence[bool]) -> None:
         """Takes the repetition of the step into account, which some slots went through."""
@@ -84,13 +90,12 @@ class StepOutcome:
                 self.made_by[slot] = len(self.outputs)
         self.outputs += other.outputs
 
-    def add(self, other: StepOutcome, wrong: Sequence[int | None]) -> None:
+    def add(self, other: StepOutcome, wrong: Sequence[bool]) -> None:
         """Takes the rest of the step into account, which ``wrong`` slots went through."""
-        resumed = [bound is not None for bound in wrong]
-        self._take(other, resumed)
-        for slot in _network_slots(resumed, len(self.computed)):
+        self._take(other, wrong)
+        for slot in _network_slots(wrong, len(self.computed)):
             self.computed[slot] += other.computed[slot]
-        self.resumed = len(self.outputs)
+        self.resumed = [len(self.outputs) if went_on else None for went_on in wrong]
         self.outputs += other.outputs
 
     def _take(self, other: StepOutcome, chosen: Sequence[bool]) -> None:

@@ -59,6 +59,7 @@ class StepProgram:
         shape: StepShape,
         budgets: BudgetPlan | None,
         boundary: Sequence[int | None] | None,
+        before: StepOutput | None,
         partial: bool,
         captured: bool,
     ) -> None:
@@ -66,7 +67,7 @@ class StepProgram:
         self.sampler, self.model = decoder.sampler, decoder.model
         self.step, self.plan, self.control, self.shape = step, plan, control, shape
         self.budgets, self.boundary, self.captured = budgets, boundary, captured
-        self.partial = partial
+        self.before, self.partial = before, partial
 
     def run(self) -> StepOutput:
         """Runs the step: network, head, commit, and what the policy learns of them."""
@@ -153,7 +154,7 @@ class StepProgram:
             masked=self._masked_to_end() if spec.tracking else None,
             prompt_embeds=canvas.prompt_embeds,
             boundary=self.boundary,
-            bounds=None if self.boundary is None else control.loop.boundary,
+            bounds=None if self.boundary is None else control.bounds,
         )
 
     def _layer_budgets(self) -> LayerBudgets | None:
@@ -192,17 +193,25 @@ class StepProgram:
         if self.decoder.exact or result.boundaries is None:
             return None
         last = self.model.config.n_layers
-        return (result.boundaries >= 0) & (result.boundaries < last)
+        wrong = (result.boundaries >= 0) & (result.boundaries < last)
+        # A slot goes on with its twin.
+        return wrong.view(-1, self.canvas.num_slots).any(0)
 
     def _predict(self, result: StackResult, rows: StepRows, num_commit: Tensor) -> Prediction:
         decoder, loop = self.decoder, self.control.loop
-        twins = None
+        hidden, places, twins = result.hidden, rows.places(result.rows), None
         if self.canvas.guided:
             twins = self._twin_places(result.rows, rows.predicted)
+        if self.before is not None:
+            # Twins that were guessed right have no rows here: they stand where they were computed.
+            first, offset = self.before.result, hidden.shape[0]
+            hidden = torch.cat((hidden, first.hidden))
+            places = _either(places, rows.places(first.rows), offset)
+            twins = _either(twins, self._twin_places(first.rows, rows.predicted), offset)
         return self.sampler.predict(
             self.model,
-            result.hidden,
-            rows.places(result.rows),
+            hidden,
+            places,
             rows.predicted,
             loop.seeds,
             loop.steps,
@@ -294,3 +303,9 @@ class StepProgram:
                 done=done,
             )
         )
+
+
+def _either(places: Tensor, others: Tensor, offset: int) -> Tensor:
+    """Places, and where there are none the others, which stand ``offset`` behind."""
+    behind = (others + offset).masked_fill(others < 0, -1)
+    return torch.where(places >= 0, places, behind)

@@ -93,7 +93,7 @@ def _attention_scratch(sizes: Sizes) -> int:
     return max(partials, dense)
 
 
-def head_bytes(sizes: Sizes, sampler: Sampler, predicted: int) -> int:
+def head_bytes(sizes: Sizes, spec: StackSpec, sampler: Sampler, predicted: int) -> int:
     """The widest moment of the head, for as many ``predicted`` positions."""
     width, vocab = sizes.config.d_model, sizes.config.embedding_size
     hidden = sizes.rows * width * sizes.itemsize
@@ -101,6 +101,9 @@ def head_bytes(sizes: Sizes, sampler: Sampler, predicted: int) -> int:
     if sampler.cfg_scale > 0:
         # Both rows in fp32, their difference, its multiple and the sum; the rounded sum.
         normed += predicted * width * (5 * 4 + sizes.itemsize)
+        if spec.tracking and sizes.on_cuda:
+            # A step that goes on puts its rows and those of the first pass together.
+            hidden *= 3
     if sampler.suppress_ids or sampler.confidence_suppress_ids:
         # Rows of the head for log-probabilities, both in fp32, their product.
         normed += predicted * width * (sizes.itemsize + 3 * 4)

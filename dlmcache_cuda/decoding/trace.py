@@ -53,6 +53,9 @@ class StepTrace:
         confidence: ``[len(candidates)]`` float32: how probable it was.
         written: positions whose token changed with this step, int64 on the CPU, ascending.
         tokens: ``[len(written)]`` int64: their new tokens.
+        importance: ``[N]`` float32: the attention of all rows, rolled out over the layers, that
+            flows to each position; None where a method has no use for it. d2Cache chooses rows of
+            the next step by it.
     """
 
     rows: tuple[Tensor, ...]
@@ -67,6 +70,7 @@ class StepTrace:
     confidence: Tensor
     written: Tensor
     tokens: Tensor
+    importance: Tensor | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain Python values, for JSON; rows are ranges ``[begin, end)``."""
@@ -86,6 +90,9 @@ class StepTrace:
             "confidence": [_number(value) for value in self.confidence.tolist()],
             "written": self.written.tolist(),
             "tokens": self.tokens.tolist(),
+            "importance": None
+            if self.importance is None
+            else [_number(value) for value in self.importance.tolist()],
         }
 
 

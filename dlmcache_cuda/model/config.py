@@ -56,7 +56,12 @@ _LLAMA_KEYS = {
     "max_sequence_length": "max_position_embeddings",
     "weight_tying": "tie_word_embeddings",
 }
-_SETTINGS = {"llada": _LLADA_SETTINGS, "illada": _ILLADA_SETTINGS, "Dream": _DREAM_SETTINGS}
+_SETTINGS = {
+    "llada": _LLADA_SETTINGS,
+    "illada": _ILLADA_SETTINGS,
+    "llava_llada": _ILLADA_SETTINGS,
+    "Dream": _DREAM_SETTINGS,
+}
 SUPPORTED_MODEL_TYPES = tuple(_SETTINGS)
 
 
@@ -65,10 +70,11 @@ class LladaConfig:
     """Sizes and constants of a model, LLaDA or Dream, under the names of LLaDA's own config.json.
 
     ``llada`` (LLaDA-8B-Base, LLaDA-8B-Instruct, LLaDA-1.5 and their descendants), ``illada``
-    (iLLaDA-8B) and ``Dream`` (Dream-v0-Base-7B, Dream-v0-Instruct-7B, Dream-Coder) are one
-    architecture: pre-norm blocks with RMSNorm, rotary embedding, grouped or plain attention without
-    a mask, SwiGLU. Dream, a converted Qwen2, has biases on the query, key and value projections
-    and predicts one position ahead; see :attr:`shift`.
+    (iLLaDA-8B), ``llava_llada`` (LLaDA-V's language tower) and ``Dream`` (Dream-v0-Base-7B,
+    Dream-v0-Instruct-7B, Dream-Coder) are one architecture: pre-norm blocks with RMSNorm, rotary
+    embedding, grouped or plain attention without a mask, SwiGLU. Dream, a converted Qwen2, has
+    biases on the query, key and value projections and predicts one position ahead; see
+    :attr:`shift`.
     """
 
     model_type: str
@@ -124,8 +130,8 @@ class LladaConfig:
         """Read a published config.
 
         Args:
-            data: content of a LLaDA, iLLaDA or Dream ``config.json``. A switch that is absent has
-                the value of the published models; sizes have no default.
+            data: content of a LLaDA, iLLaDA, LLaDA-V or Dream ``config.json``. A switch that is
+                absent has the value of the published models; sizes have no default.
             source: stands at the head of every error message.
 
         Raises:

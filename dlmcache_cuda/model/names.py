@@ -27,6 +27,8 @@ class WeightNames:
     down: str
     qkv_bias: tuple[str, str, str] | None = None
     """Biases of the query, key and value projections, in models that have them."""
+    beside: tuple[str, ...] = ()
+    """What the names of other parts of a checkpoint begin with, which are read elsewhere."""
 
     def strip(self, name: str) -> str:
         """``name`` without the prefix that the published variants put in front."""
@@ -103,8 +105,18 @@ DREAM_NAMES = replace(
     ILLADA_NAMES,
     qkv_bias=("self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"),
 )
+# LLaDA-V's language tower, too; beside it the checkpoint has what dlmcache_cuda.vision reads.
+LLADA_V_NAMES = replace(
+    ILLADA_NAMES,
+    beside=("vision_tower.", "vision_resampler.", "mm_projector.", "image_newline"),
+)
 
 
 def weight_names(config: LladaConfig) -> WeightNames:
     """The layout of a checkpoint of this ``model_type``."""
-    return {"llada": LLADA_NAMES, "illada": ILLADA_NAMES, "Dream": DREAM_NAMES}[config.model_type]
+    return {
+        "llada": LLADA_NAMES,
+        "illada": ILLADA_NAMES,
+        "llava_llada": LLADA_V_NAMES,
+        "Dream": DREAM_NAMES,
+    }[config.model_type]

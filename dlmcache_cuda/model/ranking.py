@@ -42,7 +42,7 @@ def sample_tiles(
         top, top_log_prob, _ = ops.sample_rows(logits)
         top_logit = _at(logits, top)
         if suppress_ids is not None:
-            logits[:, suppress_ids] = -torch.inf
+            logits.index_fill_(1, suppress_ids, -torch.inf)  # by a number: can be captured
         sampled = ops.sample_rows(
             logits, temperature, top_p, top_k, score,
             None if row_index is None else row_index[part], capacity, seeds, steps,

@@ -32,6 +32,7 @@ class KnownCheckpoints:
     d_model: int
     mask: int
     end: tuple[int, ...]
+    suppress: tuple[int, ...] = ()
 
 
 KNOWN_CHECKPOINTS = (
@@ -40,6 +41,12 @@ KNOWN_CHECKPOINTS = (
     KnownCheckpoints(
         "LLaDA-8B-Base, LLaDA-8B-Instruct, LLaDA-1.5", ("llada",), 126464, 32, 4096,
         mask=126336, end=(126081, 126348),
+    ),
+    # LLaDA-V: LLaDA's tokenizer. Its sampler never predicts end of text, beginning of text and the
+    # two header tokens, so that an answer ends with <|eot_id|>.
+    KnownCheckpoints(
+        "LLaDA-V", ("llava_llada",), 126464, 32, 4096,
+        mask=126336, end=(126348, 126081), suppress=(126081, 126080, 126346, 126347),
     ),
     # No mask_token_id in the config: 5 is <[MASK]> in its tokenizer.json and mask_id in LLaDA's
     # generate.py. The config has the end id. Copies in LLaDA's own layout call themselves llada.
@@ -85,7 +92,9 @@ def resolve_token_ids(
             raise ValueError(_unknown(config, source, "eos_token_id", "end_token_ids=[ID, ...]"))
     else:
         end = tuple(end_token_ids)
-    end = tuple(dict.fromkeys(end))
+    suppress = known.suppress if known else ()
+    # What is never predicted ends no text: the first id is to be one that does.
+    end = tuple(sorted(dict.fromkeys(end), key=lambda token: token in suppress))
     pad = config.pad_token_id
     if pad is None:
         pad = end[0] if end else mask  # nothing ends a text, so nothing is padded
@@ -99,7 +108,7 @@ def resolve_token_ids(
             )
     if mask in end:
         raise ValueError(f"{source}: {mask} is given as the mask and as an end of text")
-    return TokenIds(mask, end, pad)
+    return TokenIds(mask, end, pad, suppress)
 
 
 def _known(config: LladaConfig) -> KnownCheckpoints | None:

@@ -163,6 +163,8 @@ def _check_names(source: WeightSource, config: LladaConfig, names: WeightNames) 
         if name.endswith(_BUFFERS):
             continue
         plain = names.strip(name)
+        if plain.startswith(names.beside):
+            continue
         if plain in stored:
             raise ValueError(f"{source.source}: {stored[plain]} and {name} are the same weight")
         stored[plain] = name

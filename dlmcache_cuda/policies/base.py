@@ -9,8 +9,9 @@ device without reading it, so that a step can be captured as a CUDA graph.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -235,6 +236,9 @@ class CachePolicy:
     """The rows that :meth:`mark` marks may predict fewer masks than are to be committed. The step
     is then repeated for the slot with all rows of its range. Not with ``StackSpec.tracking`` or
     ``selection``, whose state a repeated step does not find as it was."""
+
+    decoding: Mapping[str, Any] = MappingProxyType({})
+    """Arguments of ``decode`` that the settings were calibrated with, where they were."""
 
     def __init__(self, config: Any) -> None:
         self.config = config

@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
+import os
 import pkgutil
 from collections.abc import Callable
 
 from dlmcache_cuda.policies.base import CachePolicy, PolicyConfig
+from dlmcache_cuda.policies.cache_file import CalibratedCache, load_cache
 
 _POLICIES: dict[str, type[CachePolicy]] = {}
 
@@ -39,25 +41,59 @@ def available_policies() -> dict[str, type[CachePolicy]]:
     return dict(sorted(_POLICIES.items(), key=lambda item: (item[0] != "none", item[0])))
 
 
-def make_policy(cache: str | PolicyConfig) -> CachePolicy:
-    """A new policy object from a name (its default settings) or a config object.
+Cache = str | os.PathLike | PolicyConfig | CalibratedCache
+"""What ``decode(cache=...)`` takes."""
+
+
+def make_policy(cache: Cache) -> CachePolicy:
+    """A new policy object.
+
+    Args:
+        cache: a name (the policy's default settings), a config object, the path of a file that
+            ``calibrate`` wrote (a string that ends in ``.json`` or any path object), or what
+            :func:`dlmcache_cuda.load_cache` read from it.
 
     Raises:
-        ValueError: no policy has this name.
-        TypeError: neither a name nor the config of a registered policy.
+        ValueError: no policy has this name, or the file is not as it must be.
+        FileNotFoundError: there is no such file.
+        TypeError: none of these.
     """
+    if isinstance(cache, os.PathLike) or is_cache_file(cache):
+        cache = load_cache(cache)
+    if isinstance(cache, CalibratedCache):
+        policy = make_policy(cache.config)
+        policy.decoding = cache.decode
+        return policy
     policies = available_policies()
     if isinstance(cache, str):
         if cache not in policies:
             close = difflib.get_close_matches(cache, policies, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"cache must be one of {', '.join(policies)}, got {cache!r}.{hint}")
+            raise ValueError(
+                f"cache must be one of {', '.join(policies)}, or a file that ends in .json, "
+                f"got {cache!r}.{hint}"
+            )
         policy = policies[cache]
         return policy(policy.Config())
+    return policy_of(cache)(cache)
+
+
+def is_cache_file(cache: object) -> bool:
+    """Whether a string is meant as a file and not as the name of a policy."""
+    return isinstance(cache, str) and cache.endswith(".json")
+
+
+def policy_of(config: PolicyConfig) -> type[CachePolicy]:
+    """The policy that a config object belongs to.
+
+    Raises:
+        TypeError: it is not the config of a registered policy.
+    """
+    policies = available_policies()
     for policy in policies.values():
-        if type(cache) is policy.Config:
-            return policy(cache)
+        if type(config) is policy.Config:
+            return policy
     raise TypeError(
-        f"cache must be a name ({', '.join(policies)}) or the config object of a policy, "
-        f"got {type(cache).__name__}"
+        f"cache must be a name ({', '.join(policies)}), a file that ends in .json, or the config "
+        f"object of a policy, got {type(config).__name__}"
     )

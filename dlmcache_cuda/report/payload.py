@@ -54,6 +54,7 @@ def page_payload(record: Mapping[str, Any]) -> dict[str, Any]:
         "candidates": pack_numbers(candidates),
         "predicted": pack_numbers(predicted),
         "candidate_confidence": pack_numbers(confidence),
+        "importance": _importance(steps),
         "mask": tokens.mask,
         "pieces": tokens.texts,
         "ids": tokens.ids,
@@ -76,6 +77,18 @@ def _step(step: Mapping[str, Any], tokens: _Tokens) -> dict[str, Any]:
             for drift in step["selection"]
         ]
     return short
+
+
+def _importance(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """For each step and position a byte, 255 for the most important one of the step."""
+    if any(step.get("importance") is None for step in steps):
+        return None
+    bytes_of_steps: list[int] = []
+    for step in steps:
+        values = [value or 0.0 for value in step["importance"]]
+        most = max(values, default=0.0)
+        bytes_of_steps += [round(255 * max(v, 0.0) / most) if most > 0 else 0 for v in values]
+    return pack_numbers(bytes_of_steps)
 
 
 class _Tokens:

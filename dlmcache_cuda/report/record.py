@@ -97,6 +97,8 @@ def _check_step(where: str, step: Any, layers: int, length: int) -> None:
             if not isinstance(drift, Mapping):
                 raise ValueError(f"{where}.selection[{layer}] must be an object, got {drift!r}")
             _numbers(f"{where}.selection[{layer}]", [drift.get(k) for k in DRIFTS])
+    if step.get("importance") is not None:
+        _numbers(f"{where}.importance", step["importance"], length)
     candidates = _integers(f"{where}.candidates", step.get("candidates"), 0, length)
     if any(a >= b for a, b in zip(candidates, candidates[1:], strict=False)):
         raise ValueError(f"{where}.candidates must ascend")

@@ -101,7 +101,8 @@ def usage(jobs: Sequence[Job], snapshots: Sequence[Snapshot]) -> dict[str, int]:
 
 def sse(content: dict[str, Any]) -> bytes:
     """One server-sent event."""
-    return b"data: " + json.dumps(content, ensure_ascii=False).encode() + b"\n\n"
+    # ASCII: some clients take separators of Unicode for the end of a line.
+    return f"data: {json.dumps(content)}\n\n".encode()
 
 
 SSE_END = b"data: [DONE]\n\n"

@@ -22,6 +22,7 @@ from dlmcache_cuda.serving.errors import ApiError
 from dlmcache_cuda.serving.intake import Intake, ServerDefaults
 from dlmcache_cuda.serving.limits import Limits
 from dlmcache_cuda.serving.metrics import Metrics
+from dlmcache_cuda.serving.openapi import body_of, describe_bodies
 from dlmcache_cuda.serving.protocol import ChatRequest, CompletionRequest
 from dlmcache_cuda.serving.text_codec import TextCodec
 from dlmcache_cuda.serving.traffic import CHAT, COMPLETIONS, Traffic
@@ -46,6 +47,9 @@ def create_app(
         limits: what is refused.
         name: what the model is called. Default: ``model.name``.
         api_key: what requests under ``/v1`` must bring as bearer token. Default: nothing.
+
+    Raises:
+        FileNotFoundError: the checkpoint has no tokenizer.
     """
     name = name or model.name
     metrics = Metrics(limits.num_slots, limits.max_lanes)
@@ -72,6 +76,7 @@ def create_app(
     _answer_errors(app)
     app.include_router(_completions(engine, intake, limits, api_key))
     app.include_router(_about(engine, metrics))
+    describe_bodies(app, (CompletionRequest, ChatRequest))
     return app
 
 
@@ -95,12 +100,12 @@ def _completions(engine: Engine, intake: Intake, limits: Limits, api_key: str | 
             return EventStream(engine, made, jobs, parsed.include_usage)
         return await deliver(request, engine, made, jobs)
 
-    @router.post(COMPLETIONS, openapi_extra=_takes(CompletionRequest))
+    @router.post(COMPLETIONS, openapi_extra=body_of(CompletionRequest))
     async def completions(request: Request) -> Response:
         """Continue a text."""
         return await answer(request, CompletionRequest)
 
-    @router.post(CHAT, openapi_extra=_takes(ChatRequest))
+    @router.post(CHAT, openapi_extra=body_of(ChatRequest))
     async def chat_completions(request: Request) -> Response:
         """Answer a conversation."""
         return await answer(request, ChatRequest)
@@ -142,13 +147,6 @@ def _about(engine: Engine, metrics: Metrics) -> APIRouter:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router
-
-
-def _takes(model) -> dict:
-    """The body of a request for /docs; it is read by hand, for its limits."""
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 def _answer_errors(app: FastAPI) -> None:

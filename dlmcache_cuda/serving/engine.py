@@ -32,7 +32,6 @@ class Engine:
 
     def __init__(self, model: Llada, limits: Limits, codec: TextCodec, metrics: Metrics) -> None:
         self._limits = limits
-        self._codec = codec
         self._scheduler = Scheduler(model, limits, codec, metrics)
         self._changed = threading.Condition()
         self._arrived: list[Job] = []
@@ -66,12 +65,11 @@ class Engine:
         return None
 
     def warm_up(self, settings: LaneSettings) -> None:
-        """Before :meth:`start`: opens the lane that most requests use, and reads the tokenizer.
+        """Before :meth:`start`: opens the lane that most requests use.
 
         Raises:
             MemoryError, ValueError: the lane can not be.
         """
-        self._codec.warm_up()
         self._scheduler.open(settings)
 
     def start(self) -> None:
@@ -84,8 +82,10 @@ class Engine:
             ApiError: 429, the queue is full; 503, the server is shutting down.
         """
         with self._changed:
-            if not self._accepting or not self._thread.is_alive():
+            if not self._accepting:
                 raise shutting_down()
+            if not self._thread.is_alive():
+                raise ApiError(503, "the engine is not running", code="not_running")
             free = max(0, self._limits.num_slots - self.num_running)
             room = self._limits.max_queue + free - self.num_waiting
             if len(jobs) > room:
@@ -121,8 +121,10 @@ class Engine:
             self._thread.join()
 
     def _run(self) -> None:
-        while self._take():
+        while True:
             try:
+                if not self._take():
+                    break
                 self._scheduler.work()
             except Exception as error:
                 _log.exception("the engine failed; all requests are answered with 500")

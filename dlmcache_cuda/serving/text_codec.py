@@ -18,15 +18,20 @@ class TextCodec:
 
     transformers' fast tokenizers change their own state when they encode, and then refuse a caller
     that comes in between.
+
+    Raises:
+        FileNotFoundError: the checkpoint has no tokenizer, so that there is no text to serve.
     """
 
     def __init__(self, model: Llada) -> None:
+        try:
+            self._tokenizer = model.tokenizer
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"a server needs a checkpoint with a tokenizer; {model.path} has none"
+            ) from error
         self._model = model
         self.lock = threading.Lock()
-
-    def warm_up(self) -> None:
-        """Reads the tokenizer, which takes a second, if there is one."""
-        self.decode(())
 
     def encode(self, prompts: Any, param: str) -> list[Tensor]:
         """Ids of every prompt, see :func:`dlmcache_cuda.decode`.
@@ -37,18 +42,12 @@ class TextCodec:
         try:
             with self.lock:
                 return tokenize_prompts(self._model, prompts, 0)
-        except FileNotFoundError as error:
-            raise bad_request(str(error), param) from error
         except (ValueError, TypeError) as error:
             raise bad_request(_about(str(error), param), param) from error
 
     def encode_chat(self, messages: list[dict[str, str]]) -> list[Tensor]:
         """Ids of a conversation through the checkpoint's chat template."""
-        try:
-            template = self._model.tokenizer.chat_template
-        except FileNotFoundError as error:
-            raise bad_request(str(error), "messages") from error
-        if not template:
+        if not self._tokenizer.chat_template:
             raise bad_request(
                 f"the checkpoint {self._model.name} has no chat template; use /v1/completions with "
                 "a prompt in the form that the model was trained on",
@@ -65,9 +64,9 @@ class TextCodec:
             ) from error
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids without special tokens; empty where there is no tokenizer."""
+        """The text of ids without special tokens."""
         with self.lock:
-            return self._model.decode_text(ids) or ""
+            return self._model.decode_text(ids)
 
 
 def _about(message: str, param: str) -> str:

@@ -242,7 +242,7 @@ class _Run:
             layer, q_old, q, computed, k_old, self.rows, step.key_lengths
         )
         if not step.exact:
-            self.similarities.append(similarity)
+            self.similarities.append(similarity.masked_fill(~step.tested, torch.nan))
             return
         testing = torch.tensor(tracking.testing).to(q.device)
         self.similarities.append(similarity.masked_fill(~testing, torch.nan))

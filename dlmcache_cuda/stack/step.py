@@ -60,7 +60,8 @@ class StackStep:
     """A step that goes on with the slots whose boundary was guessed wrong: from which layer each
     computes its canvas; no rows enter."""
     bounds: Tensor | None = None
-    """``[S]`` int64: the same on the device, 0 for the other slots, which have no keys."""
+    """``[S]`` int64: the same on the device. The number of layers for a slot that stands as it is
+    while its twin goes on, 0 for slots that take no part, which have no keys."""
 
     @property
     def lengths(self) -> Sequence[int]:

@@ -12,9 +12,16 @@ from dlmcache_cuda.testing.stock_names import stock_name
 
 
 def stock_model(
-    config: dict[str, Any], weights: dict[str, Tensor], dtype: torch.dtype = torch.float32
+    config: dict[str, Any],
+    weights: dict[str, Tensor],
+    dtype: torch.dtype = torch.float32,
+    attention: str = "eager",
 ) -> LlamaForCausalLM:
-    """Stock Llama with the sizes of a LLaDA config and weights under LLaDA's names."""
+    """Stock Llama with the sizes of a LLaDA config and weights under LLaDA's names.
+
+    Args:
+        attention: transformers' implementation: ``eager``, or ``sdpa``, its fastest without extras.
+    """
     stock_config = LlamaConfig(
         hidden_size=config["d_model"],
         num_hidden_layers=config["n_layers"],
@@ -28,7 +35,7 @@ def stock_model(
         tie_word_embeddings=bool(config.get("weight_tying")),
         attention_bias=False,
         mlp_bias=False,
-        attn_implementation="eager",
+        attn_implementation=attention,
     )
     stock_config.is_causal = False
     model = LlamaForCausalLM(stock_config).to(dtype).eval()

@@ -206,6 +206,9 @@ def test_presets_on_a_terminal_are_a_table(capsys, monkeypatch):
         (["decode", "hello", "--file", "also-a-file"], "not both"),
         (["decode", "--file", "missing.txt"], "missing.txt"),
         (["decode", "  "], "the prompt is empty"),
+        (["chat", "--block-length", "7"], "block_length must divide gen_length"),
+        (["chat", "--seed", "-1"], "seed must be in"),
+        (["demo", "--threshold", "3"], "--threshold must be in (0, 1], got 3"),
         (["demo", "--questions", "0"], "--questions must be at least 1"),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -39,6 +41,19 @@ def test_a_saved_record_makes_the_same_page(tmp_path, capsys, monkeypatch):
     assert main(["trace", "--from", "saved.json", "--output", "page.html"]) == 0
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert page == dlmcache_cuda.trace_page(json.loads(text))
+
+
+def test_a_pipe_and_a_link_stay_what_they_are(tmp_path, capsys):
+    path, link, pipe = (tmp_path / name for name in ("page.html", "link.html", "pipe"))
+    link.symlink_to(path)
+    assert main([*RUN, "Q: a b", "--output", str(link)]) == 0
+    assert link.is_symlink() and path.read_text(encoding="utf-8").startswith("<!doctype html>")
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as reader:
+        text = reader.submit(pipe.read_text, encoding="utf-8")
+        assert main([*RUN, "Q: a b", "--output", str(pipe)]) == 0
+        assert text.result(10) == path.read_text(encoding="utf-8")
+    assert pipe.is_fifo()
 
 
 @pytest.mark.parametrize(

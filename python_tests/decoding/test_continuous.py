@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 
 import pytest
 import torch
@@ -204,3 +206,17 @@ def test_only_what_is_in_flight_can_be_removed(sequence):
     decoder.add([1])
     with pytest.raises(ValueError, match=r"sequence must be one in flight \(\[0\]\), got"):
         decoder.remove(sequence)
+
+
+def test_memory_is_given_back_with_the_last_reference(device):
+    """Not when the garbage collector comes: caches are gigabytes."""
+    decoder = Decoder(random_model(device=device), max_length=32, gen_length=8)
+    decoder.add([5, 6, 7])
+    decoder.step()
+    canvas = weakref.ref(decoder._slots.canvas)
+    gc.disable()
+    try:
+        del decoder
+        assert canvas() is None
+    finally:
+        gc.enable()

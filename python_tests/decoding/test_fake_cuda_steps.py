@@ -217,6 +217,11 @@ def test_no_step_waits_for_the_device(monkeypatch, family, name):
     assert (resumed > 0) == (name in ("elastic", "composed"))
 
 
+@pytest.mark.parametrize("name", ["elastic", "composed"])
+def test_twins_of_a_slot_do_not_wait_for_each_other(monkeypatch, name):
+    assert steps_on_fake_cuda(monkeypatch, "llada", name, cfg_scale=1.5) > 0
+
+
 @pytest.mark.parametrize(
     "given",
     [

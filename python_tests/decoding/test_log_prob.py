@@ -7,10 +7,15 @@ import json
 
 import pytest
 import torch
+from oracles.resident import resident
 from torch import Tensor
 
 import dlmcache_cuda
-from dlmcache_cuda.policies import available_policies
+from dlmcache_cuda.decoding.arguments import check_settings
+from dlmcache_cuda.decoding.decoder import SlotDecoder
+from dlmcache_cuda.decoding.defaults import decode_defaults
+from dlmcache_cuda.decoding.memory import predict
+from dlmcache_cuda.policies import available_policies, make_policy
 from dlmcache_cuda.testing.tiny_model import random_model
 
 PROMPTS = [[3, 5, 8, 2], [9, 1]]
@@ -112,6 +117,32 @@ def test_an_end_token_without_confidence_has_its_probability():
         assert torch.isin(sequence.ids[sequence.confidence == 0], ends).all()
         assert sequence.log_prob.isfinite().all()
         assert_log_probs(model, sequence)
+
+
+@pytest.mark.parametrize("sampler", ["entropy", "both-eos", "threshold"])
+def test_log_probs_of_steps_as_on_a_gpu_are_those_of_exact_ones(sampler):
+    model, options = model_of("llada"), {"cache": "dual", "seed": 2, **SAMPLERS[sampler]}
+    exact = dlmcache_cuda.decode(model, PROMPTS, gen_length=GEN_LENGTH, **options)
+    with resident(graphs=True):
+        replayed = dlmcache_cuda.decode(model, PROMPTS, gen_length=GEN_LENGTH, **options)
+    for mine, other in zip(replayed.sequences, exact.sequences, strict=True):
+        assert mine.ids.tolist() == other.ids.tolist()
+        torch.testing.assert_close(mine.log_prob, other.log_prob, rtol=0, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("sampler", ["default", "entropy", "confidence-eos"])
+def test_what_log_probs_take_is_predicted(sampler):
+    model, options = model_of("llada"), decode_defaults() | SAMPLERS[sampler]
+    settings = check_settings(model, make_policy("none"), **options | {"gen_length": 16})
+    predicted = predict(model, make_policy("none"), settings, 2, lengths=[32, 20])
+    canvas = SlotDecoder(model, make_policy("none"), settings, num_slots=2, capacity=32).canvas
+    held = {
+        tensor.data_ptr(): tensor.nbytes
+        for tensor in vars(canvas).values()
+        if isinstance(tensor, Tensor)
+    }
+    assert predicted.canvas == sum(held.values())
+    assert (canvas.log_prob is canvas.log_confidence) == (sampler == "default")
 
 
 def test_output_as_json_has_numbers_per_position():

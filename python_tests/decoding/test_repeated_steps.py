@@ -6,12 +6,13 @@ steps that know everything before they begin, which the oracles confirm elsewher
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 import torch
 from oracles.compare import random_prompts
-from oracles.every_policy import assert_same, model_of
+from oracles.every_policy import assert_same, config_of, model_of
 from oracles.host_graph import HostStepGraphs
 from oracles.resident import resident
 
@@ -113,6 +114,29 @@ def test_too_few_predicting_rows(monkeypatch, config, commit):
     assert_decodes_the_same("dream", 2, cache=config, **options)
     assert attempts.lacking > 0
     assert HostStepGraphs.replayed > 0 or commit != "fixed"
+
+
+@pytest.mark.parametrize("family", ["llada", "dream"])
+@pytest.mark.parametrize("name", ["elastic", "composed"])
+def test_one_twin_may_go_on_without_the_other(monkeypatch, family, name):
+    """With guidance the twins of a slot drift in different layers, or only one of them does."""
+    seen = set()
+    of_twins = StepOutcome.of_twins
+
+    def watched(self, boundary):
+        slots = len(self.statuses)
+        for slot in range(slots):
+            conditional, other = boundary[slot::slots]
+            if conditional != other:
+                seen.add((conditional is None, other is None))
+        return of_twins(self, boundary)
+
+    monkeypatch.setattr(StepOutcome, "of_twins", watched)
+    HostStepGraphs.captured = HostStepGraphs.replayed = 0
+    config = dataclasses.replace(config_of(name), gamma=0.985)
+    assert_decodes_the_same(family, 3, cache=config, cfg_scale=1.5, block_length=12)
+    assert seen == {(False, True), (True, False), (False, False)}
+    assert HostStepGraphs.replayed > 0
 
 
 @pytest.mark.parametrize("center", ["next", "previous"])

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from oracles.every_policy import CASES, config_of, model_of, options_of
+from oracles.resident import resident
 
 import dlmcache_cuda
 from dlmcache_cuda.assets.questions import make_questions
-from dlmcache_cuda.decoding import decoder as decoder_module
 from dlmcache_cuda.decoding.partial_text import TextSpan, spans, stable_text
 from dlmcache_cuda.decoding.step_program import StepProgram
 
@@ -77,17 +77,20 @@ def test_a_drawn_origin_still_drafts_what_it_holds_back():
     assert waiting.any() and (first.draft[waiting] != model.mask_token_id).any()
 
 
-@pytest.mark.parametrize("name", ["elastic", "composed", "dual", "dkv-pd"])
-def test_drafts_of_guessed_steps_are_those_of_exact_ones(name, monkeypatch):
+@pytest.mark.parametrize("graphs", [False, True], ids=["guessed", "replayed"])
+@pytest.mark.parametrize("name", ["elastic", "composed", "dual", "dkv-pd", "d2"])
+def test_drafts_of_steps_as_on_a_gpu_are_those_of_exact_ones(name, graphs):
     """A step that goes on where its guess was wrong predicts anew; that is the draft."""
-    model, options = model_of("llada"), options_of(name, cache=config_of(name), gen_length=16)
+    model = model_of("llada")
+    options = options_of(name, cache=config_of(name), gen_length=16, seed=3)
 
     def drafts() -> list[list[int]]:
         return [event.draft.tolist() for event in dlmcache_cuda.stream(model, PROMPTS, **options)]
 
     exact = drafts()
-    monkeypatch.setattr(decoder_module, "reads_nothing", lambda device: True)
-    assert drafts() == exact
+    assert any(token != model.mask_token_id for draft in exact for token in draft)
+    with resident(graphs):
+        assert drafts() == exact
 
 
 def test_predictions_are_dropped_when_nobody_asks(monkeypatch):

@@ -94,6 +94,11 @@ def test_to_dict_is_json_with_everything(family, name):
                 assert all(begin < end for begin, end in ranges)
             assert saved["candidates"] == step.candidates.tolist()
             assert torch.equal(torch.tensor(saved["confidence"]), step.confidence)
+            assert (saved["importance"] is None) == (name != "d2")
+            if name == "d2":
+                assert torch.equal(torch.tensor(saved["importance"]), step.importance)
+                # All rows flow somewhere: each row's attention sums to 1.
+                assert step.importance.sum().item() == pytest.approx(len(step.importance), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["dual", "elastic", "spa", "dllm", "composed"])

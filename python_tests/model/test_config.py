@@ -162,7 +162,7 @@ def test_what_is_not_implemented_is_named(key, value):
 @pytest.mark.parametrize("model_type", ["dream", "llama", None])
 def test_unknown_model_type(model_type):
     with pytest.raises(
-        ValueError, match="is not supported; supported are llada, illada, Dream"
+        ValueError, match="is not supported; supported are llada, illada, llava_llada, Dream"
     ) as caught:
         read(model_type=model_type)
     assert repr(model_type) in str(caught.value)

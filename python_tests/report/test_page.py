@@ -7,6 +7,7 @@ import copy
 import json
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from records import ranges_of, synthetic_record
 
 import dlmcache_cuda
 from dlmcache_cuda.report.packing import pack_numbers, pack_ranges
+from dlmcache_cuda.report.page import SCRIPTS
 from dlmcache_cuda.report.payload import page_payload
 
 
@@ -102,6 +104,11 @@ def test_the_page_is_closed():
     assert "%%" not in page
 
 
+def test_all_parts_of_the_page_are_used():
+    parts = {entry.name for entry in files("dlmcache_cuda.report").joinpath("web").iterdir()}
+    assert parts == {"page.html", "page.css", *SCRIPTS}
+
+
 def test_text_of_models_and_prompts_is_never_markup():
     evil = "</script><script>alert(1)</script><!--<img src=x onerror=alert(2)>\u2028\ud800 &amp;"
     record = small_record()
@@ -164,6 +171,7 @@ def changed(path: str, value):
         ("trace.steps.2.predicted", [1], r"steps\[2\].predicted must be a list of"),
         ("trace.steps.2.written", ["x"], r"steps\[2\].written must hold integers"),
         ("trace.steps.0.similarity", [1, "x"], r"similarity must hold numbers or null, got 'x'"),
+        ("trace.steps.0.importance", [1.0], r"importance must be a list of 11 entries"),
         ("trace.pieces", {"x": "y"}, "trace.pieces must be texts by token id"),
         ("trace.model", 3, "trace.model must be a text, got 3"),
         ("given", [False] * 7, "given must be a list of 8 entries"),

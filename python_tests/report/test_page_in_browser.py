@@ -35,6 +35,7 @@ FLAGS = [
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as driver:
+        playwright.expect.set_options(timeout=30_000)  # of what takes milliseconds
         launched = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield launched
         launched.close()
@@ -148,7 +149,7 @@ def test_keys_buttons_and_play_move_through_the_steps(show, sequence):
     assert page.locator("#play").get_attribute("aria-label") == "Pause"
     expect = playwright.expect
     expect(page.locator("#clock")).not_to_have_text(f"Step {steps} of {steps}")
-    expect(page.locator("#play")).to_have_attribute("aria-label", "Play")
+    expect(page.locator("#play")).to_have_attribute("aria-label", "Play", timeout=60_000)
     assert clock(page) == f"Step {steps} of {steps}"
     page.locator("#step").focus()
     page.keyboard.press("PageUp")

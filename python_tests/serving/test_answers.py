@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 
 from .conftest import chat, decoded
@@ -181,6 +184,13 @@ def test_dreams_sampling_takes_top_p(server, questions):
         extra_body={"alg": "entropy"},
     )
     assert answer.choices[0].message.content == expected.text[0]
+
+
+def test_api_description_is_complete(server):
+    text = server.get("/openapi.json")
+    schemas = json.loads(text)["components"]["schemas"]
+    assert set(re.findall(r"#/components/schemas/(\w+)", text)) <= schemas.keys()
+    assert "threshold" in schemas["ChatRequest"]["properties"]
 
 
 def test_metrics_and_health(server):

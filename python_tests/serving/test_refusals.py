@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import time
 
 import openai
 import pytest
+
+import dlmcache_cuda
+from dlmcache_cuda.assets import tiny_llada_path
 
 from .conftest import LIMITS, chat, run_server
 
@@ -48,6 +52,8 @@ WRONG = [
     ({"draft": True}, "draft", "stream=true"),
     ({"cache": "dul"}, "cache", "Did you mean 'dual'"),
     ({"cache": {"gamma": 1}}, "cache", "name"),
+    ({"cache": "pyproject.json"}, "cache", "must be one of none"),
+    ({"cache": {"name": "/etc/settings.json"}}, "cache", "must be one of none"),
     ({"cache": {"name": "elastic", "gama": 1}}, "cache", "gamma"),
     ({"cache": {"name": "elastic", "gamma": "high"}}, "cache", "gamma"),
     ({"cache": {"name": "spa", "layer_ratios": [{}]}}, "cache", "layer_ratios"),
@@ -178,6 +184,24 @@ def test_key_is_asked_for(model):
                 server.client(api_key=key).models.list()
         assert server.client(api_key="secret").models.list().data
         assert "ok" in server.get("/health"), "health needs no key"
+
+
+def test_checkpoint_without_a_chat_template_or_tokenizer(tmp_path):
+    for path in tiny_llada_path().iterdir():
+        if path.name != "chat_template.jinja":
+            shutil.copy(path, tmp_path)
+    model = dlmcache_cuda.load(tmp_path, device="cpu")
+    with run_server(model) as server:
+        status, content = server.post("/v1/chat/completions", {"messages": chat("Q:")})
+        assert (status, content["error"]["code"]) == (400, "no_chat_template")
+        assert "/v1/completions" in content["error"]["message"]
+    for path in tmp_path.glob("tokenizer*"):
+        path.unlink()
+    with (
+        pytest.raises(FileNotFoundError, match="needs a checkpoint with a tokenizer"),
+        run_server(dlmcache_cuda.load(tmp_path, device="cpu")),
+    ):
+        pass
 
 
 def test_fixed_settings_can_not_be_changed(model):

@@ -33,7 +33,7 @@ const driftCharts = [];
     if (record.steps.some((made) => made[name])) host.append(makeChart(name, chart));
   }
   if (!driftCharts.length) host.append(element("p", { className: "hint" }, record.cache === "d2"
-    ? "This cache compares nothing with a threshold: it ranks positions by certainty and by the attention that flows to them." : NO_DRIFT));
+    ? "This cache compares nothing with a threshold: it ranks positions by certainty and by the attention that flows to them, which is shown above under “Attention”." : NO_DRIFT));
 })();
 
 function makeChart(name, chart) {

@@ -4,6 +4,10 @@ const HEAT_MODES = {
   total: ["All steps together", "The same picture summed over the whole run: the stronger the colour, the more often a row was computed."],
   steps: ["Step by step", "Columns are positions, rows are steps from top to bottom. The stronger a cell, the more layers computed it; orange cells were decided at that step. Click to go to a step."],
 };
+if (importance) {
+  HEAT_MODES.attention = ["Attention", "Columns are positions, rows are steps. The stronger a cell, the more of the attention of all positions, followed through all layers, ends there; a position that was not computed counts as looking at itself. The most important positions are computed at the next step, whether or not they changed."];
+}
+const BY_STEP = new Set(["steps", "attention"]);
 let heatMode = "now", heatBox = null;
 const heat = document.getElementById("heat");
 const MARGIN = { left: 44, top: 30, bottom: 26, right: 2 };
@@ -12,8 +16,8 @@ choices("heat-modes", "heat-mode", Object.fromEntries(Object.entries(HEAT_MODES)
   heatMode, (name) => { heatMode = name; drawHeat(current); });
 
 function drawHeat(step) {
-  const rows = heatMode === "steps" ? stepCount : layers;
-  const cell = heatMode === "steps" ? Math.min(14, Math.max(1, 380 / rows)) : Math.min(26, Math.max(6, 300 / rows));
+  const rows = BY_STEP.has(heatMode) ? stepCount : layers;
+  const cell = BY_STEP.has(heatMode) ? Math.min(14, Math.max(1, 380 / rows)) : Math.min(26, Math.max(6, 300 / rows));
   const { context, width, height } = prepare(heat, Math.round(rows * cell) + MARGIN.top + MARGIN.bottom);
   heatBox = { x: MARGIN.left, y: MARGIN.top, width: width - MARGIN.left - MARGIN.right, height: height - MARGIN.top - MARGIN.bottom, rows };
   const [shade, legend] = heatShades(step);
@@ -29,6 +33,10 @@ function heatShades(step) {
   const shade = (share) => scale[Math.round(255 * share)];
   if (heatMode === "total") {
     return [(column, row) => shade(computed.ofLayer[row * length + column] / stepCount), [rampKey("heat", "never", `at each of the ${plural(stepCount, "step")}`)]];
+  }
+  if (heatMode === "attention") {
+    // The square root, because a few positions get most of it.
+    return [(column, row) => shade(Math.sqrt(importance[row * length + column] / 255)), [rampKey("heat", "none", "the most of this step")]];
   }
   const written = channels(color("new"));
   if (heatMode === "steps") {
@@ -48,7 +56,7 @@ function heatShades(step) {
 // The text above the map: filled where decided, orange where decided now, hollow where blank.
 function drawStrip(context, step) {
   const { x, y, width } = heatBox, cell = width / length;
-  if (heatMode === "steps") return;
+  if (BY_STEP.has(heatMode)) return;
   for (let position = 0; position < length; position++) {
     const token = tokensAfter[step][position], isNew = step && token !== tokensAfter[step - 1][position];
     const blank = position >= promptLength && token === record.mask;
@@ -65,7 +73,7 @@ function drawAxes(context, step) {
   const every = Math.ceil(rows / Math.max(1, height / 16));
   for (let row = 0; row < rows; row += every) context.fillText(String(row + 1), x - 8, y + (row + 0.5) * height / rows);
   context.textAlign = "left";
-  context.fillText(heatMode === "steps" ? "step" : "layer", 0, y - 7);
+  context.fillText(BY_STEP.has(heatMode) ? "step" : "layer", 0, y - 7);
   context.textAlign = "center";
   context.textBaseline = "top";
   for (const position of ticks(0, length - 1, width / 90)) context.fillText(String(position), x + (position + 0.5) * cell, y + height + 6);
@@ -75,7 +83,7 @@ function drawAxes(context, step) {
     context.fillStyle = color("drift");
     context.fillRect(x, y + boundary * height / rows - 1.5, width, 3);
   }
-  if (heatMode === "steps" && step) {
+  if (BY_STEP.has(heatMode) && step) {
     context.strokeStyle = color("ink");
     context.lineWidth = 1.5;
     context.strokeRect(x, y + (step - 1) * height / rows - 0.5, width, height / rows + 1);
@@ -114,14 +122,15 @@ function heatCell(event) {
 heat.addEventListener("mousemove", (event) => {
   const cell = heatCell(event);
   if (!cell) return hideTooltip();
-  const { column, row } = cell, step = heatMode === "steps" ? row + 1 : current, lines = [describe(column, step)];
+  const { column, row } = cell, step = BY_STEP.has(heatMode) ? row + 1 : current, lines = [describe(column, step)];
   if (heatMode === "now") lines.unshift(`Layer ${row + 1}: ${step && rowsOf(step - 1, row).includes(column) ? "computed" : step ? "from the cache" : "nothing yet"}`);
   if (heatMode === "total") lines.unshift(`Layer ${row + 1}: computed at ${computed.ofLayer[row * length + column]} of ${plural(stepCount, "step")}`);
   if (heatMode === "steps") lines.unshift(`Step ${step}: computed in ${computed.ofStep[row * length + column]} of ${plural(layers, "layer")}`);
+  if (heatMode === "attention") lines.unshift(`Step ${step}: ${percent(importance[row * length + column] / 255)} of the most important position`);
   showTooltip(event, lines.join("\n"));
 });
 heat.addEventListener("mouseleave", hideTooltip);
 heat.addEventListener("click", (event) => {
   const cell = heatCell(event);
-  if (cell && heatMode === "steps") goTo(cell.row + 1);
+  if (cell && BY_STEP.has(heatMode)) goTo(cell.row + 1);
 });

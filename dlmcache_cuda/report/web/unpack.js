@@ -38,6 +38,8 @@ function rowSetsOf(base64) {
   return sets;
 }
 
+// By step and position, 255 for the most important position of a step; null where none was recorded.
+const importance = record.importance && numbersOf(record.importance);
 const givenPositions = new Set(record.given.map(([position]) => position));
 const layers = record.layers, length = record.length, stepCount = record.steps.length;
 const promptLength = record.prompt.length;

@@ -42,4 +42,4 @@ class EventClock:
 
 
 def clock_of(device: str) -> WallClock | EventClock:
-    return EventClock() if device == "cuda" else WallClock()
+    return EventClock() if device.startswith("cuda") else WallClock()

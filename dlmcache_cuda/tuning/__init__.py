@@ -1,0 +1,1 @@
+"""How much a cache changes on the user's prompts, and settings that change as little as wanted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 from dlmcache_cuda.decoding.arguments import check_settings
 from dlmcache_cuda.decoding.defaults import decode_defaults
 from dlmcache_cuda.model import Llada
-from dlmcache_cuda.policies import PolicyConfig, make_policy
+from dlmcache_cuda.policies import CalibratedCache, PolicyConfig, available_policies, make_policy
 from dlmcache_cuda.policies.vanilla import VanillaConfig
 from dlmcache_cuda.serving.errors import bad_request
 
+DEFAULT_BLOCK_LENGTH = 32
 # A request that names one of these takes back what the server says of the others.
 _REPLACES = {
     "steps": ("threshold", "factor"),
@@ -34,7 +36,7 @@ class LaneSettings:
     """
 
     cache: PolicyConfig = field(default_factory=VanillaConfig)
-    block_length: int | None = 32
+    block_length: int | None = DEFAULT_BLOCK_LENGTH
     steps_per_block: int | None = None
     temperature: float = 0.0
     cfg_scale: float = 0.0
@@ -67,6 +69,26 @@ class LaneSettings:
         """Positions to decode for ``max_tokens`` tokens: whole blocks."""
         block_length = self.block_length or 1
         return -(-max_tokens // block_length) * block_length
+
+
+def settings_of_options(options: Mapping[str, Any]) -> LaneSettings:
+    """The settings that arguments of ``decode`` stand for; those that are no settings are left out.
+
+    A calibrated cache brings the block length and the threshold that it was found with, where
+    ``options`` leave them open, as for ``decode``.
+    """
+    names = {field.name for field in dataclasses.fields(LaneSettings)}
+    values = {name: value for name, value in options.items() if name in names}
+    cache = values["cache"]
+    found: Mapping[str, Any] = {}
+    if isinstance(cache, CalibratedCache):
+        values["cache"], found = cache.config, cache.decode
+    if values["block_length"] is None:
+        values["block_length"] = found.get("block_length") or DEFAULT_BLOCK_LENGTH
+    rules = ("threshold", "steps", "factor", "alg", "remasking")
+    if all(options[name] is None for name in rules):
+        values["threshold"] = found.get("threshold")
+    return LaneSettings(**values)
 
 
 def lane_settings(
@@ -143,8 +165,16 @@ def cache_from_json(value: Any) -> PolicyConfig:
         )
     settings = dict(settings)
     name = settings.pop("name")
+    policies = available_policies()
+    if name not in policies:
+        # Not make_policy: what it takes for a file must not be read for a client.
+        close = difflib.get_close_matches(name, policies, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise bad_request(
+            f"cache must be one of {', '.join(policies)}, got {name!r}.{hint}", "cache"
+        )
     try:
-        config_type = make_policy(name).Config
+        config_type = policies[name].Config
         known = [field.name for field in dataclasses.fields(config_type)]
         for key in settings:
             if key not in known:

@@ -52,6 +52,8 @@ WRONG = [
     ({"draft": True}, "draft", "stream=true"),
     ({"cache": "dul"}, "cache", "Did you mean 'dual'"),
     ({"cache": {"gamma": 1}}, "cache", "name"),
+    ({"cache": "pyproject.json"}, "cache", "must be one of none"),
+    ({"cache": {"name": "/etc/settings.json"}}, "cache", "must be one of none"),
     ({"cache": {"name": "elastic", "gama": 1}}, "cache", "gamma"),
     ({"cache": {"name": "elastic", "gamma": "high"}}, "cache", "gamma"),
     ({"cache": {"name": "spa", "layer_ratios": [{}]}}, "cache", "layer_ratios"),

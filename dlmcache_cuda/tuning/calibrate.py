@@ -163,15 +163,15 @@ def calibrate(
 
 
 def _check(target: float, confidence: float, cost: str, held_out: float, max_forwards: int) -> None:
-    for name, value, low in (("target", target, 0), ("held_out", held_out, 0)):
+    for name, value, allowed, valid in (
+        ("target", target, "(0, 1)", lambda x: 0 < x < 1),
+        ("held_out", held_out, "(0, 1)", lambda x: 0 < x < 1),
+        ("confidence", confidence, "[0.5, 1)", lambda x: 0.5 <= x < 1),
+    ):
         if not isinstance(value, Real) or isinstance(value, bool):
-            raise TypeError(f"{name} must be a number in (0, 1), got {value!r}")
-        if not low < value < 1:
-            raise ValueError(f"{name} must be a number in (0, 1), got {value}")
-    if not isinstance(confidence, Real) or isinstance(confidence, bool):
-        raise TypeError(f"confidence must be a number in [0.5, 1), got {confidence!r}")
-    if not 0.5 <= confidence < 1:
-        raise ValueError(f"confidence must be a number in [0.5, 1), got {confidence}")
+            raise TypeError(f"{name} must be a number in {allowed}, got {value!r}")
+        if not valid(value):
+            raise ValueError(f"{name} must be a number in {allowed}, got {value}")
     if cost not in COSTS:
         raise ValueError(f"cost must be one of {', '.join(COSTS)}, got {cost!r}")
     if not isinstance(max_forwards, Integral) or isinstance(max_forwards, bool):

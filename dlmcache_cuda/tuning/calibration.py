@@ -146,8 +146,9 @@ class Calibration:
         ]
         shown.sort(key=lambda trial: getattr(trial.tuned, self.cost))
         rows = [_row(trial, id(trial) in frontier) for trial in shown]
-        columns = ("settings", "", "rows", "forwards", "seconds", "prompts", self.measure,
-                   "at least", "held out", "verdict")  # fmt: skip
+        kept = "agreement" if self.measure == "agreement" else "score kept"
+        columns = ("settings", "", "rows", "forwards", "seconds", "prompts", kept, "at least",
+                   "held out", "verdict")  # fmt: skip
         notes = [
             "* on the frontier: nothing else tried is both cheaper and closer to vanilla. "
             "rows, forwards and seconds: of vanilla's, on the same prompts. at least: with "

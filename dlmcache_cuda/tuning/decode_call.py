@@ -58,7 +58,7 @@ class DecodeCall:
             open_rule = False
         if policy.remasking is not None:
             settings["remasking"] = policy.remasking
-        if settings.get("alg") is None and checked.sampler.alg is not None:
+        if policy.ranks and settings.get("alg") is None:
             settings["alg"] = checked.sampler.alg
         return cls({name: value for name, value in settings.items() if value != defaults[name]})
 

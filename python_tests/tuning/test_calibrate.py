@@ -174,6 +174,15 @@ def test_thresholds_and_block_lengths_are_searched_against_one_reference(llada):
     assert found.cache.decode["threshold"] in (0.1, 0.2)
 
 
+def test_thresholds_alone_are_searched_without_a_cache(either, tmp_path):
+    settings = LOOSE | {"target": 0.01}
+    found = calibrate(either, PROMPTS[:4], cache="none", thresholds=[0.01, 0.1], **settings)
+    assert found.candidates == 2 and found.chosen.tuned.forwards < 1
+    path = found.save(tmp_path / "c.json")
+    out = decode(either, PROMPTS[:4], gen_length=8, cache=str(path), seed=0)
+    assert max(sequence.forwards for sequence in out.sequences) < 8
+
+
 def test_block_lengths_are_searched_where_they_matter(llada):
     lengths = {
         dict(trial.candidate.overrides)["block_length"]

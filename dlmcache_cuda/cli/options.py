@@ -34,14 +34,14 @@ def load_model(arguments: argparse.Namespace):
 def add_decode_options(
     parser: argparse.ArgumentParser,
     gen_length: int | None,
-    block_length: int | None = None,
+    blocks: str = "one block",
     of_one_call: bool = True,
 ) -> None:
     """The options of ``dlmcache_cuda.decode``, under its names.
 
     Args:
         gen_length: the default; None leaves that option out.
-        block_length: the default.
+        blocks: what stands for no ``--block-length``, for the help.
         of_one_call: also what belongs to a call rather than to many: the seed.
     """
     group = parser.add_argument_group("decoding")
@@ -49,8 +49,7 @@ def add_decode_options(
         group.add_argument(
             "--gen-length", type=int, default=gen_length, help="default: %(default)s"
         )
-    blocks = "one block" if block_length is None else "%(default)s"
-    group.add_argument("--block-length", type=int, default=block_length, help=f"default: {blocks}")
+    group.add_argument("--block-length", type=int, help=f"default: {blocks}")
     group.add_argument("--steps", type=int, help="default: one token per step")
     group.add_argument("--temperature", type=float, default=0.0, help="default: %(default)s")
     group.add_argument("--cfg-scale", type=float, default=0.0, help="default: %(default)s")

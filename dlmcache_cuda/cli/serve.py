@@ -19,8 +19,6 @@ from dlmcache_cuda.cli.options import (
     load_model,
 )
 
-# Options of decode that say nothing about requests of a server.
-_NOT_OF_LANES = ("gen_length", "steps", "seed", "stop_at_eos")
 _LOG_LEVELS = ("critical", "error", "warning", "info", "debug", "trace")
 
 
@@ -57,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-gen-length", type=int, help="tokens; 400 (default: 1024, or half the model's)")
     add("--max-choices", type=int, default=16, help="prompts times n; 400 (default: 16)")
     add("--max-body-bytes", type=int, default=1 << 20, help="413 (default: %(default)s)")
-    add_decode_options(parser, gen_length=128, block_length=32, of_one_call=False)
+    add_decode_options(parser, gen_length=128, blocks="32, or the cache file's", of_one_call=False)
     add_model_options(parser)
 
 
@@ -120,13 +118,12 @@ def _limits(arguments: argparse.Namespace, max_sequence_length: int):
 
 
 def _defaults(arguments: argparse.Namespace, model, limits):
-    from dlmcache_cuda.serving import LaneSettings, ServerDefaults
-    from dlmcache_cuda.serving.decode_settings import lane_settings
+    from dlmcache_cuda.serving import ServerDefaults
+    from dlmcache_cuda.serving.decode_settings import lane_settings, settings_of_options
     from dlmcache_cuda.serving.errors import ApiError
 
     options = decode_options(arguments)
-    lane = {name: value for name, value in options.items() if name not in _NOT_OF_LANES}
-    base = LaneSettings(**lane)
+    base = settings_of_options(options)
     max_tokens = options["gen_length"]
     try:
         settings, _ = lane_settings(model, base, {"steps": options["steps"]}, max_tokens)

@@ -10,10 +10,11 @@ from typing import Any
 from dlmcache_cuda.decoding.arguments import check_settings
 from dlmcache_cuda.decoding.defaults import decode_defaults
 from dlmcache_cuda.model import Llada
-from dlmcache_cuda.policies import PolicyConfig, make_policy
+from dlmcache_cuda.policies import CalibratedCache, PolicyConfig, make_policy, policy_named
 from dlmcache_cuda.policies.vanilla import VanillaConfig
 from dlmcache_cuda.serving.errors import bad_request
 
+DEFAULT_BLOCK_LENGTH = 32
 # A request that names one of these takes back what the server says of the others.
 _REPLACES = {
     "steps": ("threshold", "factor"),
@@ -34,7 +35,7 @@ class LaneSettings:
     """
 
     cache: PolicyConfig = field(default_factory=VanillaConfig)
-    block_length: int | None = 32
+    block_length: int | None = DEFAULT_BLOCK_LENGTH
     steps_per_block: int | None = None
     temperature: float = 0.0
     cfg_scale: float = 0.0
@@ -67,6 +68,26 @@ class LaneSettings:
         """Positions to decode for ``max_tokens`` tokens: whole blocks."""
         block_length = self.block_length or 1
         return -(-max_tokens // block_length) * block_length
+
+
+def settings_of_options(options: Mapping[str, Any]) -> LaneSettings:
+    """The settings that arguments of ``decode`` stand for; those that are no settings are left out.
+
+    A calibrated cache brings the block length and the threshold that it was found with, where
+    ``options`` leave them open, as for ``decode``.
+    """
+    names = {field.name for field in dataclasses.fields(LaneSettings)}
+    values = {name: value for name, value in options.items() if name in names}
+    cache = values["cache"]
+    found: Mapping[str, Any] = {}
+    if isinstance(cache, CalibratedCache):
+        values["cache"], found = cache.config, cache.decode
+    if values["block_length"] is None:
+        values["block_length"] = found.get("block_length") or DEFAULT_BLOCK_LENGTH
+    rules = ("threshold", "steps", "factor", "alg", "remasking")
+    if all(options[name] is None for name in rules):
+        values["threshold"] = found.get("threshold")
+    return LaneSettings(**values)
 
 
 def lane_settings(
@@ -144,7 +165,7 @@ def cache_from_json(value: Any) -> PolicyConfig:
     settings = dict(settings)
     name = settings.pop("name")
     try:
-        config_type = make_policy(name).Config
+        config_type = policy_named(name).Config  # make_policy would read a client's file names
         known = [field.name for field in dataclasses.fields(config_type)]
         for key in settings:
             if key not in known:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 
+from dlmcache_cuda.cli.options import decode_options
+from dlmcache_cuda.cli.serve import add_arguments
+from dlmcache_cuda.policies import CalibratedCache
 from dlmcache_cuda.policies.elastic import ElasticConfig
 from dlmcache_cuda.policies.fast_dllm import DualConfig
 from dlmcache_cuda.policies.spa import SpaConfig
 from dlmcache_cuda.serving import LaneSettings, Limits
-from dlmcache_cuda.serving.decode_settings import cache_from_json, lane_settings
+from dlmcache_cuda.serving.decode_settings import (
+    cache_from_json,
+    lane_settings,
+    settings_of_options,
+)
 from dlmcache_cuda.serving.errors import ApiError
 
 from .conftest import run_server
@@ -53,6 +62,24 @@ def test_steps_per_block_hold_for_every_length(model):
 def test_both_of_two_that_exclude_each_other(model):
     with pytest.raises(ApiError, match="threshold and factor exclude each other"):
         lane_settings(model, BASE, {"threshold": 0.9, "factor": 1.0}, max_tokens=32)
+
+
+def test_calibrated_cache_brings_what_it_was_found_with(tmp_path):
+    path = tmp_path / "cache.json"
+    CalibratedCache(DualConfig(), {"block_length": 16, "threshold": 0.7}).save(path)
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+
+    def settings(*more: str) -> LaneSettings:
+        options = decode_options(parser.parse_args(["--cache", str(path), *more]))
+        return settings_of_options(options)
+
+    assert settings() == LaneSettings(cache=DualConfig(), block_length=16, threshold=0.7)
+    assert settings("--threshold", "0.9").threshold == 0.9
+    assert settings("--steps", "32", "--block-length", "8") == LaneSettings(
+        cache=DualConfig(), block_length=8, threshold=None
+    )
+    hash(settings())
 
 
 def test_lists_are_tuples_in_settings():

@@ -51,6 +51,7 @@ WRONG = [
     ({"stream_options": {"include_usage": True}}, "stream_options", "stream=true"),
     ({"draft": True}, "draft", "stream=true"),
     ({"cache": "dul"}, "cache", "Did you mean 'dual'"),
+    ({"cache": "settings.json"}, "cache", "must be one of"),
     ({"cache": {"gamma": 1}}, "cache", "name"),
     ({"cache": "pyproject.json"}, "cache", "must be one of none"),
     ({"cache": {"name": "/etc/settings.json"}}, "cache", "must be one of none"),

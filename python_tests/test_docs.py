@@ -17,12 +17,14 @@ ROOT = Path(__file__).parent.parent
 # Documents whose Python blocks run, each by itself.
 EXAMPLES = (
     "README.md",
+    "docs/calibrate.md",
     "docs/infilling.md",
     "docs/llada_v.md",
     "docs/memory.md",
     "docs/outputs.md",
     "docs/profiling.md",
     "docs/streaming.md",
+    "docs/verify.md",
 )
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
@@ -55,6 +57,7 @@ def test_the_policy_of_add_a_policy_works(monkeypatch):
 def test_python_examples_run(path, monkeypatch, tmp_path):
     blocks = python_blocks(path)
     assert blocks
+    monkeypatch.chdir(tmp_path)  # some write files
     page = {"__name__": "example"}  # blocks go on where those above them ended
     for block in blocks:
         exec(compile(block, str(path), "exec"), page)

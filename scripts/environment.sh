@@ -22,6 +22,7 @@ TEST_PACKAGES=(
   pillow==13.0.0  # images of LLaDA-V
   fastapi==0.165.0 uvicorn==0.54.0 prometheus-client==0.26.0 openai==3.57.0
   playwright==1.65.2  # drives the Chromium that is installed; brings none of its own
+  lm-eval==0.4.13 'ray[data,serve]==2.60.0'
 )
 WITH_TESTS=$([ "${1:-}" = test ] && echo 1 || echo "")
 PYTHON=${PYTHON:-python3}

@@ -12,6 +12,9 @@ class KVCache:
     ``k[layer]`` and ``v[layer]`` are contiguous ``[num_slots * capacity, num_kv_heads, head_dim]``;
     row ``slot * capacity + position``. Starts as zeros: a position that is attended to before it
     was written then weighs like any other, and no stray NaN can spread from it.
+
+    With ``shared`` all layers have the memory of one: enough for a forward whose rows are all of
+    its keys, where nobody asks for a layer's keys once the layer is done.
     """
 
     def __init__(
@@ -23,12 +26,15 @@ class KVCache:
         head_dim: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        shared: bool = False,
     ) -> None:
-        shape = (num_layers, num_slots * capacity, num_kv_heads, head_dim)
+        shape = (1 if shared else num_layers, num_slots * capacity, num_kv_heads, head_dim)
         self.num_slots = num_slots
         self.capacity = capacity
         self.k: list[Tensor] = list(torch.zeros(shape, dtype=dtype, device=device))
         self.v: list[Tensor] = list(torch.zeros(shape, dtype=dtype, device=device))
+        if shared:
+            self.k, self.v = self.k * num_layers, self.v * num_layers
 
     @property
     def num_layers(self) -> int:
@@ -37,7 +43,8 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        return sum(tensor.nbytes for tensor in (*self.k, *self.v))
+        held = {tensor.data_ptr(): tensor.nbytes for tensor in (*self.k, *self.v)}
+        return sum(held.values())
 
     @staticmethod
     def predict_bytes(

@@ -14,6 +14,7 @@ from dlmcache_cuda.cli import (
     decode,
     demo,
     env,
+    eval,
     fill,
     presets,
     serve,
@@ -21,7 +22,7 @@ from dlmcache_cuda.cli import (
     verify,
 )
 
-COMMANDS = (demo, decode, fill, chat, trace, verify, calibrate, serve, presets, bench, env)
+COMMANDS = (demo, decode, fill, chat, trace, verify, calibrate, serve, presets, eval, bench, env)
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 

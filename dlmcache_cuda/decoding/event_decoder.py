@@ -27,6 +27,7 @@ class EventDecoder:
         num_slots: sequences in flight.
         lengths: of the canvases to be expected, one at least; what memory is predicted for.
         drafts: whether events bring drafts.
+        embeds: whether prompts are given as embeddings.
 
     Attributes:
         slots: the decoder itself.
@@ -44,15 +45,23 @@ class EventDecoder:
         num_slots: int,
         lengths: Sequence[int],
         drafts: bool,
+        embeds: bool = False,
     ) -> None:
         policy = make_policy(cache)
         # The list's method, not one of this object: a decoder that refers to itself would keep its
         # caches until the garbage collector comes.
         self._events: list[StepEvent] = []
         settings = replace(settings, callback=self._events.append, drafts=drafts)
-        check_memory(model, predict(model, policy, settings, num_slots, lengths=lengths))
+        check_memory(
+            model, predict(model, policy, settings, num_slots, lengths=lengths, embeds=embeds)
+        )
         self.slots = SlotDecoder(
-            model, policy, settings, num_slots=num_slots, capacity=slot_capacity(max(lengths))
+            model,
+            policy,
+            settings,
+            num_slots=num_slots,
+            capacity=slot_capacity(max(lengths)),
+            embeds=embeds,
         )
         self._model = model
         self._text_ends: dict[int, int] = {}
@@ -64,9 +73,10 @@ class EventDecoder:
         region: Region,
         seed: int,
         settings: DecodeSettings | None = None,
+        prompt_embeds: Tensor | None = None,
     ) -> None:
         """Puts a sequence into a free slot, see :meth:`SlotDecoder.add`."""
-        self.slots.add(sequence, prompt_ids, seed, settings, region)
+        self.slots.add(sequence, prompt_ids, seed, settings, region, prompt_embeds)
         self._text_ends[sequence] = region.text_end - region.begin
 
     def remove(self, sequence: int) -> None:

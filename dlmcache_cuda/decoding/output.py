@@ -27,8 +27,8 @@ class DecodedSequence:
             position was committed; -1 where it never was.
         confidence: ``[G]`` float32: what the commit rule held of each token when it committed it,
             in [0, 1]: its probability as the sampling sees it, with ``alg`` behind temperature and
-            filters, without the ids that ``logits_eos_inf`` and ``confidence_eos_eot_inf`` leave
-            out. NaN where never committed.
+            filters, without the ids that ``suppress_token_ids``, ``logits_eos_inf`` and
+            ``confidence_eos_eot_inf`` leave out. NaN where never committed.
         log_prob: ``[G]`` float32: natural logarithm of each token's probability when it was
             committed, by the softmax of the model's logits (with ``cfg_scale`` the guided ones)
             over the whole vocabulary: no temperature, no filters, nothing left out. NaN where never

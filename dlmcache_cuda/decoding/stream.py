@@ -17,6 +17,7 @@ from dlmcache_cuda.decoding.arguments import (
 from dlmcache_cuda.decoding.canvases import split_canvases, split_prompts
 from dlmcache_cuda.decoding.event_decoder import EventDecoder
 from dlmcache_cuda.decoding.output import DecodedSequence, DecodeOutput
+from dlmcache_cuda.decoding.prompt_embeds import check_prompt_embeds, embedded_prompts
 from dlmcache_cuda.decoding.regions import Region
 from dlmcache_cuda.decoding.sequence_settings import SequenceSettings, check_drafts
 from dlmcache_cuda.decoding.stream_event import StreamEvent
@@ -35,9 +36,11 @@ class Stream(Iterator[StreamEvent]):
         decoder: EventDecoder,
         split: Sequence[tuple[Tensor, Region]],
         seeds: Sequence[int],
+        embeds: Sequence[Tensor] | None,
     ) -> None:
         self._decoder: EventDecoder | None = decoder
-        self._waiting = iter(list(enumerate(zip(split, seeds, strict=True))))
+        rows = embeds or [None] * len(split)
+        self._waiting = iter(list(enumerate(zip(split, seeds, rows, strict=True))))
         self._events: Iterator[StreamEvent] = iter(())
         self._num_sequences = len(split)
         self._finished: dict[int, DecodedSequence] = {}
@@ -84,8 +87,8 @@ class Stream(Iterator[StreamEvent]):
         if decoder is None:
             raise StopIteration
         while decoder.slots.has_free_slot and (entry := next(self._waiting, None)) is not None:
-            index, ((prompt_ids, region), seed) = entry
-            decoder.add(index, prompt_ids, region, seed)
+            index, ((prompt_ids, region), seed, rows) = entry
+            decoder.add(index, prompt_ids, region, seed, prompt_embeds=rows)
         self._events = iter(decoder.step())
 
     def _finish(self) -> None:
@@ -101,6 +104,7 @@ def stream(
     prompts: str | Sequence[Any] | Tensor | None = None,
     *,
     canvas: Tensor | Sequence[Any] | None = None,
+    prompt_embeds: Tensor | Sequence[Tensor] | None = None,
     seed: int | Sequence[int] | None = None,
     batch_size: int | None = None,
     drafts: bool = True,
@@ -112,7 +116,8 @@ def stream(
     ...     print(event.new_text, end="", flush=True)
 
     Args:
-        model, prompts, canvas, seed, batch_size: as for :func:`dlmcache_cuda.decode`.
+        model, prompts, canvas, prompt_embeds, seed, batch_size: as for
+            :func:`dlmcache_cuda.decode`.
         drafts: events bring what was predicted at positions that stay masked. Default: True.
         settings: the other settings of ``decode`` by keyword, but ``callback`` and ``streamer``.
 
@@ -126,11 +131,15 @@ def stream(
         FloatingPointError: logits were NaN or infinite; while iterating.
     """
     check_model(model)
-    check_one_of("stream", prompts=prompts, canvas=canvas)
+    check_one_of("stream", prompts=prompts, canvas=canvas, prompt_embeds=prompt_embeds)
     split = None if canvas is None else split_canvases(model, canvas)
     regions = None if split is None else [region for _, region in split]
     checked = SequenceSettings(model, settings, "stream()", regions)
-    if split is None:
+    embeds = None
+    if prompt_embeds is not None:
+        embeds = check_prompt_embeds(model, prompt_embeds, checked.longest.gen_length)
+        split = embedded_prompts(model, embeds, checked.longest.gen_length)
+    elif split is None:
         split = split_prompts(model, prompts, checked.longest.gen_length)
     seeds = check_seeds(seed, len(split))
     decoder = EventDecoder(
@@ -140,5 +149,6 @@ def stream(
         num_slots=check_batch_size(batch_size, len(split)),
         lengths=[region.end for _, region in split],
         drafts=check_drafts(drafts),
+        embeds=embeds is not None,
     )
-    return Stream(decoder, split, seeds)
+    return Stream(decoder, split, seeds, embeds)

@@ -130,12 +130,12 @@ class Llada:
         held += [] if self.head is self.embedding else [self.head]
         return sum(part.nbytes for part in held)
 
-    def new_cache(self, num_slots: int, capacity: int) -> KVCache:
-        """An empty K/V cache of this model's shape."""
+    def new_cache(self, num_slots: int, capacity: int, shared: bool = False) -> KVCache:
+        """An empty K/V cache of this model's shape; ``shared``: see :class:`KVCache`."""
         config = self.config
         return KVCache(
             config.n_layers, num_slots, capacity, config.n_kv_heads, config.head_dim,
-            self.dtype, self.device,
+            self.dtype, self.device, shared,
         )  # fmt: skip
 
     def cos_sin(self, capacity: int) -> Tensor:
@@ -330,15 +330,26 @@ class Llada:
         canvases = [torch.as_tensor(ids, dtype=torch.int64).to(self.device) for ids in input_ids]
         if any(ids.dim() != 1 for ids in canvases):
             raise ValueError("logits: input_ids must be [B, N] or a list of 1-D id tensors")
+        rows, hidden = self.forward_canvases(canvases)
+        logits = self.head.new_zeros((len(canvases) * rows.capacity, self.head.shape[0]))
+        logits[rows.row_index] = F.linear(self.normed(hidden), self.head)
+        return logits.view(len(canvases), rows.capacity, -1)
+
+    def forward_canvases(self, canvases: Sequence[Tensor]) -> tuple[RowList, Tensor]:
+        """All rows of whole canvases, packed, through the stack.
+
+        Args:
+            canvases: 1-D int64 tensors of any lengths, on the model's device.
+
+        Returns:
+            The rows, canvas after canvas, and ``[R, W]`` what :meth:`forward_rows` says of them.
+        """
         lengths = [len(ids) for ids in canvases]
         capacity = max(lengths, default=0)
         tokens = torch.zeros((len(canvases), capacity), dtype=torch.int64, device=self.device)
         for slot, ids in enumerate(canvases):
             tokens[slot, : len(ids)] = ids
         rows = RowList.from_ranges([0] * len(lengths), lengths, capacity, self.device)
-        cache = self.new_cache(len(canvases), capacity)
+        cache = self.new_cache(len(canvases), capacity, shared=True)
         kv_lens = torch.tensor(lengths, dtype=torch.int64, device=self.device)
-        hidden = self.forward_rows(tokens.flatten(), rows, cache, kv_lens, lengths)
-        logits = self.head.new_zeros((len(canvases) * capacity, self.head.shape[0]))
-        logits[rows.row_index] = F.linear(self.normed(hidden), self.head)
-        return logits.view(len(canvases), capacity, -1)
+        return rows, self.forward_rows(tokens.flatten(), rows, cache, kv_lens, lengths)

@@ -15,6 +15,7 @@ from dlmcache_cuda.policies.cache_file import load_cache as load_cache
 from dlmcache_cuda.policies.registry import Cache as Cache
 from dlmcache_cuda.policies.registry import available_policies as available_policies
 from dlmcache_cuda.policies.registry import make_policy as make_policy
+from dlmcache_cuda.policies.registry import policy_named as policy_named
 from dlmcache_cuda.policies.registry import policy_of as policy_of
 from dlmcache_cuda.policies.registry import register_policy as register_policy
 from dlmcache_cuda.policies.stack_spec import SelectionSpec as SelectionSpec

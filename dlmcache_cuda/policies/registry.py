@@ -64,18 +64,24 @@ def make_policy(cache: Cache) -> CachePolicy:
         policy = make_policy(cache.config)
         policy.decoding = cache.decode
         return policy
-    policies = available_policies()
     if isinstance(cache, str):
-        if cache not in policies:
-            close = difflib.get_close_matches(cache, policies, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ValueError(
-                f"cache must be one of {', '.join(policies)}, or a file that ends in .json, "
-                f"got {cache!r}.{hint}"
-            )
-        policy = policies[cache]
+        policy = policy_named(cache)
         return policy(policy.Config())
     return policy_of(cache)(cache)
+
+
+def policy_named(name: str) -> type[CachePolicy]:
+    """The policy of a name, and never a file: for names that strangers send.
+
+    Raises:
+        ValueError: no policy has this name.
+    """
+    policies = available_policies()
+    if name not in policies:
+        close = difflib.get_close_matches(name, policies, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"cache must be one of {', '.join(policies)}, got {name!r}.{hint}")
+    return policies[name]
 
 
 def is_cache_file(cache: object) -> bool:

@@ -135,6 +135,8 @@ def calibrate(
         )
         _check_reachable(target, confidence, tokens, "tokens")
     candidates = list(_candidates(policy, room, grid, overrides))
+    # In a drawn order: where the forwards do not suffice for all, what was seen is from everywhere.
+    random.Random(0).shuffle(candidates)
     judge = Judge(evaluator, vanilla, score, confidence)
     search = Search(judge, plan, 1 - target, cost)
     evaluator.reserve = int((1 - FIRST_LOOK) * (max_forwards - evaluator.forwards))

@@ -31,6 +31,7 @@ SAMPLERS = {
     "logits-eos": {"logits_eos_inf": True},
     "confidence-eos": {"confidence_eos_eot_inf": True},
     "both-eos": {"logits_eos_inf": True, "confidence_eos_eot_inf": True, "temperature": 1.5},
+    "suppressed": {"suppress_token_ids": [0, 2, 4, 6, 8], "confidence_eos_eot_inf": True},
     "guided-eos": {"cfg_scale": 0.8, "confidence_eos_eot_inf": True},
     "maskgit": {"alg": "maskgit_plus"},
     "maskgit-warm": {"alg": "maskgit_plus", "temperature": 0.6, "top_p": 0.9},
@@ -87,7 +88,9 @@ def test_log_prob_is_that_of_the_softmax_of_the_logits(sampler, family):
         assert_log_probs(model, sequence, options.get("cfg_scale", 0.0))
         confidence = sequence.confidence.log()
         differs = not torch.allclose(confidence, sequence.log_prob, atol=1e-4, equal_nan=True)
-        filtered = {"logits_eos_inf", "confidence_eos_eot_inf", "top_p", "top_k"} & options.keys()
+        filtered = options.keys() & {
+            "logits_eos_inf", "confidence_eos_eot_inf", "suppress_token_ids", "top_p", "top_k",
+        }  # fmt: skip
         drawn = "alg" in options and "temperature" in options
         if family == "llada":  # Dream's default is an alg
             assert differs == bool(filtered or drawn)

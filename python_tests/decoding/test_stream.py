@@ -78,11 +78,12 @@ def test_a_drawn_origin_still_drafts_what_it_holds_back():
 
 
 @pytest.mark.parametrize("graphs", [False, True], ids=["guessed", "replayed"])
-@pytest.mark.parametrize("name", ["elastic", "composed", "dual", "dkv-pd", "d2"])
-def test_drafts_of_steps_as_on_a_gpu_are_those_of_exact_ones(name, graphs):
+@pytest.mark.parametrize("cfg_scale", [0.0, 0.7], ids=["plain", "guided"])
+@pytest.mark.parametrize("name", ["elastic", "composed", "dkv-pd", "d2"])
+def test_drafts_of_steps_as_on_a_gpu_are_those_of_exact_ones(name, cfg_scale, graphs):
     """A step that goes on where its guess was wrong predicts anew; that is the draft."""
     model = model_of("llada")
-    options = options_of(name, cache=config_of(name), gen_length=16, seed=3)
+    options = options_of(name, cache=config_of(name), gen_length=16, cfg_scale=cfg_scale)
 
     def drafts() -> list[list[int]]:
         return [event.draft.tolist() for event in dlmcache_cuda.stream(model, PROMPTS, **options)]
@@ -155,6 +156,18 @@ def test_a_canvas_is_streamed_like_prompts(bundled):
     assert text == stream.output.text[0] == dlmcache_cuda.decode(bundled, canvas=canvas).text[0]
 
 
+def test_embedded_prompts_are_streamed_like_ids():
+    model = model_of("llada")
+    rows = [model.embedding[torch.tensor(prompt)] for prompt in PROMPTS]
+    options = {"gen_length": 12, "cache": "dual", "batch_size": 2}
+    stream = dlmcache_cuda.stream(model, prompt_embeds=rows, **options)
+    steps = {event.sequence: event.step for event in stream}
+    expected = dlmcache_cuda.decode(model, PROMPTS, **options)
+    assert steps.keys() == {0, 1, 2, 3}
+    for mine, other in zip(stream.output.sequences, expected.sequences, strict=True):
+        assert mine.ids.tolist() == other.ids.tolist()
+
+
 # Tokens are bytes: characters of several bytes fall apart.
 BYTES = SimpleNamespace(decode_text=lambda ids: bytes(ids.tolist()).decode("utf-8", "replace"))
 
@@ -199,7 +212,7 @@ def test_a_finished_stream_stays_finished():
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        ({"prompts": None}, TypeError, "stream takes one of prompts and canvas, got neither"),
+        ({"prompts": None}, TypeError, "stream takes one of prompts, canvas and prompt_embeds"),
         ({"prompts": []}, ValueError, "prompts is empty"),
         ({"gen_length": 0}, ValueError, "gen_length must be"),
         ({"callback": print}, TypeError, r"stream\(\) got an unknown setting 'callback'"),

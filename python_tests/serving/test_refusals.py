@@ -51,6 +51,7 @@ WRONG = [
     ({"stream_options": {"include_usage": True}}, "stream_options", "stream=true"),
     ({"draft": True}, "draft", "stream=true"),
     ({"cache": "dul"}, "cache", "Did you mean 'dual'"),
+    ({"cache": "settings.json"}, "cache", "must be one of"),
     ({"cache": {"gamma": 1}}, "cache", "name"),
     ({"cache": {"name": "elastic", "track_num": 10**6}}, "cache", "at most 512 here"),
     ({"cache": {"name": "d2", "current_k": 10**30}}, "cache", "at most 512 here"),

@@ -17,6 +17,16 @@ from typing import Any
 from dlmcache_cuda.cli.options import add_decode_options, add_model_options, decode_options
 
 
+class _OfTask:
+    """The default of options that tasks have a say in; help shows it as text."""
+
+    def __str__(self) -> str:
+        return "what the task says"
+
+
+OF_TASK = _OfTask()
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tasks", required=True, help="names, patterns or .yaml files, separated by commas"
@@ -57,8 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_decode_options(parser, gen_length=256)
     add_model_options(parser)
-    # What is not given is the task's to say.
-    parser.set_defaults(gen_length=None, temperature=None)
+    parser.set_defaults(gen_length=OF_TASK, temperature=OF_TASK)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -92,7 +101,11 @@ def run(arguments: argparse.Namespace) -> int:
             mc_batch_size=arguments.mc_batch_size,
             is_check_greedy=not arguments.no_check_greedy,
             group=group,
-            **{k: v for k, v in decode_options(arguments).items() if v is not None},
+            **{
+                name: value
+                for name, value in decode_options(arguments).items()
+                if value is not None and value is not OF_TASK
+            },
         )
         results = evaluation.evaluate(
             lm,

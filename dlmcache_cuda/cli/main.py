@@ -7,22 +7,44 @@ import os
 import sys
 from collections.abc import Sequence
 
-from dlmcache_cuda.cli import (
-    bench,
-    calibrate,
-    chat,
-    decode,
-    demo,
-    env,
-    eval,
-    fill,
-    presets,
-    serve,
-    trace,
-    verify,
-)
+from dlmcache_cuda.cli import doctor
 
-COMMANDS = (demo, decode, fill, chat, trace, verify, calibrate, serve, presets, eval, bench, env)
+try:
+    from dlmcache_cuda.cli import (
+        bench,
+        calibrate,
+        chat,
+        decode,
+        demo,
+        env,
+        eval,
+        fill,
+        presets,
+        serve,
+        trace,
+        verify,
+    )
+except ImportError as error:
+    # The compiled operators cannot be loaded; doctor is what still runs.
+    UNUSABLE: ImportError | None = error
+    COMMANDS = (doctor,)
+else:
+    UNUSABLE = None
+    COMMANDS = (
+        demo,
+        decode,
+        fill,
+        chat,
+        trace,
+        verify,
+        calibrate,
+        serve,
+        presets,
+        eval,
+        bench,
+        env,
+        doctor,
+    )
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -52,7 +74,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     try:
-        parsed = build_parser().parse_args(arguments)
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        if UNUSABLE is not None and given[:1] != ["doctor"]:
+            raise ImportError(f"{UNUSABLE}; `dlmcache doctor` tells more")
+        parsed = build_parser().parse_args(given)
         return parsed.run(parsed) or 0
     except KeyboardInterrupt:
         print("dlmcache: interrupted", file=sys.stderr)

@@ -126,7 +126,9 @@ def _defaults(arguments: argparse.Namespace, model, limits):
     base = settings_of_options(options)
     max_tokens = options["gen_length"]
     try:
-        settings, _ = lane_settings(model, base, {"steps": options["steps"]}, max_tokens)
+        settings, _ = lane_settings(
+            model, base, {"steps": options["steps"]}, max_tokens, limits.max_length
+        )
     except ApiError as error:
         raise ValueError(error.message) from error
     longest = settings.longest(limits.max_gen_length)

@@ -199,7 +199,7 @@ def decode(
         capacity=slot_capacity(max(lengths)),
         embeds=embeds is not None,
     )
-    if feed is not None and embeds is None:
+    if feed is not None:
         feed.put_prompt(split[0][0])
     finished: dict[int, DecodedSequence] = {}
     waiting = iter(range(len(split)))

@@ -11,6 +11,7 @@ from torch import Tensor
 from dlmcache_cuda.decoding.arguments import DecodeSettings
 from dlmcache_cuda.decoding.events import SequenceUpdate, StepEvent
 from dlmcache_cuda.decoding.output import DecodedSequence
+from dlmcache_cuda.decoding.prompt_embeds import NO_TOKEN
 from dlmcache_cuda.model import Llada
 
 
@@ -75,7 +76,8 @@ class StreamerFeed:
         return replace(settings, callback=report, drafts=self._drafts)
 
     def put_prompt(self, prompt_ids: Tensor) -> None:
-        self._streamer.put(prompt_ids[None])
+        """Puts the prompt; of embeddings, as in transformers, no tokens: ``[1, 0]``."""
+        self._streamer.put(prompt_ids[None, prompt_ids != NO_TOKEN])
 
     def finish(self, sequence: DecodedSequence) -> None:
         """Puts what is left of the last block that was decoded, and ends."""

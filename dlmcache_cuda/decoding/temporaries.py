@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from dlmcache_cuda.model import LladaConfig
 from dlmcache_cuda.model.attention import DENSE_FROM
+from dlmcache_cuda.model.block import CPU_FEED_FORWARD_ROWS
 from dlmcache_cuda.model.ranking import TILE_LOGITS
 from dlmcache_cuda.policies import StackSpec
 from dlmcache_cuda.samplers.sampler import Sampler
@@ -52,17 +53,23 @@ def network_bytes(sizes: Sizes, spec: StackSpec, predicted: int) -> int:
     # end, and then the most that its parts add to that.
     held, extra = 2, 0  # h, normed
     project = 2 * width + 2 * kv_width  # q; queries, keys and values
-    feed_forward = 3 * width + 3 * inner  # a, h + a, normed; gate and up, their product
+    attend = 3 * width  # q, what attention returns, its projection
+    # a, h + a, normed; of many rows what the parts give, and of a part gate and up, their product
+    # and what it gives.
+    feed_forward = 3 * width
+    part = sizes.rows
+    if not sizes.on_cuda and part > CPU_FEED_FORWARD_ROWS:
+        feed_forward, part = feed_forward + width, CPU_FEED_FORWARD_ROWS
+    inside = part * (3 * inner + (width if part < sizes.rows else 0))
     if not spec.plain:
         if spec.tracking:
             held, extra = 3, kv_width  # and h of the layer below; the keys before
         feed_forward += width  # q
         if spec.selection:
             # a, f, q, the rows behind the layer and their norm; chosen and h + a are gone.
-            feed_forward = max(feed_forward, 5 * width)
-    attend = 3 * width  # q, what attention returns, its projection
-    moments = max(project, attend, feed_forward)
-    numbers = sizes.rows * (held * width + extra + moments)
+            attend = max(attend, 5 * width)
+    numbers = sizes.rows * (held * width + extra)
+    numbers += max(sizes.rows * max(project, attend), sizes.rows * feed_forward + inside)
     if spec.tracking:
         # Queries of the tracked rows, before and after, and their inputs.
         slots = sizes.entries // max(1, sizes.longest)

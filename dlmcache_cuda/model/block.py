@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from dlmcache_cuda import ops
@@ -9,6 +10,10 @@ from dlmcache_cuda.cache import RowList
 from dlmcache_cuda.model.attention import KeyLengths, attention
 from dlmcache_cuda.model.config import LladaConfig
 from dlmcache_cuda.model.weights import BlockWeights
+
+#: On a CPU the feed-forward network, which is wide, takes so many rows at a time: refreshes of many
+#: sequences then need a fraction of the memory and no more time.
+CPU_FEED_FORWARD_ROWS = 1024
 
 
 class LladaBlock:
@@ -102,7 +107,19 @@ class LladaBlock:
         """``h + attn_out [R, W]``, and what the feed-forward network adds to it: norm, SwiGLU and
         down projection ``[R, W]``."""
         h, normed = ops.add_rms_norm(h, attn_out, self.weights.ff_norm, self.eps)
-        return h, self.weights.ff_out(ops.swiglu(self.weights.gate_up(normed)))
+        if normed.is_cpu and len(normed) > CPU_FEED_FORWARD_ROWS:
+            return h, self._feed_forward_in_parts(normed)
+        return h, self._feed_forward(normed)
+
+    def _feed_forward(self, normed: Tensor) -> Tensor:
+        return self.weights.ff_out(ops.swiglu(self.weights.gate_up(normed)))
+
+    def _feed_forward_in_parts(self, normed: Tensor) -> Tensor:
+        out = torch.empty_like(normed)
+        parts = (tensor.split(CPU_FEED_FORWARD_ROWS) for tensor in (normed, out))
+        for part, place in zip(*parts, strict=True):
+            place.copy_(self._feed_forward(part))
+        return out
 
     def forward(
         self,

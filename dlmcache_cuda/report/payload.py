@@ -10,6 +10,8 @@ from dlmcache_cuda.report.record import DRIFTS
 
 CERTAIN = 65535
 """Stands for a confidence of 1."""
+EMBEDDED = "▦"
+"""Stands for a row of the prompt that was given as an embedding: it has no token."""
 
 
 def page_payload(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,7 +107,8 @@ class _Tokens:
         if token not in self._numbers:
             self._numbers[token] = len(self.ids)
             self.ids.append(token)
-            self.texts.append(self._pieces.get(str(token), f"⟨{token}⟩"))
+            unknown = EMBEDDED if token < 0 else f"⟨{token}⟩"
+            self.texts.append(self._pieces.get(str(token), unknown))
         return self._numbers[token]
 
 

@@ -47,7 +47,7 @@ def _check(record: Mapping[str, Any]) -> None:
     if not isinstance(trace, Mapping) or trace.get("version") != VERSION:
         version = trace.get("version") if isinstance(trace, Mapping) else None
         raise ValueError(f"trace.version must be {VERSION}, got {version!r}")
-    prompt = _integers("prompt_ids", record.get("prompt_ids"), 0, 2**31)
+    prompt = _integers("prompt_ids", record.get("prompt_ids"), -1, 2**31)
     ids = _integers("ids", record.get("ids"), 0, 2**31)
     visible = _integers("visible_ids", record.get("visible_ids"), 0, 2**31)
     given = _list("given", record.get("given"), len(ids))

@@ -91,7 +91,11 @@ def settings_of_options(options: Mapping[str, Any]) -> LaneSettings:
 
 
 def lane_settings(
-    model: Llada, base: LaneSettings, given: Mapping[str, Any], max_tokens: int
+    model: Llada,
+    base: LaneSettings,
+    given: Mapping[str, Any],
+    max_tokens: int,
+    max_length: int,
 ) -> tuple[LaneSettings, int]:
     """The settings of a request, and its ``gen_length``.
 
@@ -99,6 +103,8 @@ def lane_settings(
         base: the settings of the server.
         given: arguments of ``decode`` by name; None leaves the server's.
         max_tokens: tokens that are asked for.
+        max_length: positions of a slot. Steps, rows and windows beyond it mean nothing and could
+            cost the server any amount of memory.
 
     Raises:
         ApiError: 400; ``decode`` would refuse them.
@@ -113,7 +119,10 @@ def lane_settings(
     if "threshold" in values or "factor" in values or steps is not None:
         values["steps_per_block"] = None
     if "cache" in values:
-        values["cache"] = cache_from_json(values["cache"])
+        values["cache"] = cache_from_json(values["cache"], max_length)
+    for name, most in (("min_commit", max_length), ("top_k", model.config.embedding_size)):
+        if (values.get(name) or 0) > most:
+            raise bad_request(f"{name} must be at most {most} here, got {values[name]}", name)
     settings = dataclasses.replace(base, **values)
     _check(model, settings, {"gen_length": settings.block_length or 1})  # before it divides
     gen_length = settings.whole_blocks(max_tokens)
@@ -149,8 +158,11 @@ def _first_word(message: str) -> str | None:
     return word if word in decode_defaults() or word == "cache" else None
 
 
-def cache_from_json(value: Any) -> PolicyConfig:
+def cache_from_json(value: Any, max_length: int) -> PolicyConfig:
     """The config that ``"dual"`` or ``{"name": "elastic", "gamma": 0.9}`` stands for.
+
+    Args:
+        max_length: the largest integer that a setting may be.
 
     Raises:
         ApiError: 400.
@@ -171,6 +183,12 @@ def cache_from_json(value: Any) -> PolicyConfig:
             if key not in known:
                 allowed = ", ".join(known) or "it has none"
                 raise ValueError(f"cache {name!r} has no setting {key!r}; its settings: {allowed}")
+            numbers = settings[key] if isinstance(settings[key], list) else [settings[key]]
+            if any(isinstance(number, int) and number > max_length for number in numbers):
+                raise ValueError(
+                    f"{key} of cache {name!r} must be at most {max_length} here, the positions of "
+                    f"a slot, got {settings[key]}"
+                )
         config = config_type(**{key: _plain(given) for key, given in settings.items()})
         hash(config)  # lanes are found by their settings
     except (ValueError, TypeError) as error:

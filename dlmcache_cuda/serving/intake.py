@@ -68,7 +68,11 @@ class Intake:
             )
         param, max_tokens = self._max_tokens(request)
         settings, gen_length = lane_settings(
-            self._model, self._defaults.settings, request.decode_fields(), max_tokens
+            self._model,
+            self._defaults.settings,
+            request.decode_fields(),
+            max_tokens,
+            self._limits.max_length,
         )
         if gen_length > self._limits.max_gen_length:
             rounded = "" if gen_length == max_tokens else f", {gen_length} in whole blocks"

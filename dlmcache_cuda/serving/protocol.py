@@ -23,7 +23,7 @@ class DecodeFields(BaseModel):
     factor: float | None = None
     steps: int | None = None
     block_length: int | None = None
-    cfg_scale: float | None = None
+    cfg_scale: float | None = Field(None, ge=0, le=100)
     remasking: str | None = None
     alg: str | None = None
     alg_temp: float | None = None

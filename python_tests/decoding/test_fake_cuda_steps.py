@@ -151,11 +151,17 @@ def watched(run):
 
 
 def steps_on_fake_cuda(
-    monkeypatch, family: str, name: str, holes: Sequence[int] | None = None, **given: Any
+    monkeypatch,
+    family: str,
+    name: str,
+    holes: Sequence[int] | None = None,
+    embeds: bool = False,
+    **given: Any,
 ) -> int:
     """Decodes two prompts on both devices; returns how many steps went on behind a boundary.
 
-    ``holes``: the places of a region that are masks, the others are given.
+    ``holes``: the places of a region that are masks, the others are given. ``embeds``: prompts have
+    embeddings in place of tokens.
     """
     dtype = torch.bfloat16
     monkeypatch.setattr(decoder_module, "reads_nothing", lambda device: True)
@@ -164,7 +170,7 @@ def steps_on_fake_cuda(
     policy = make_policy(config_of(name))
     options = decode_defaults() | options_of(name, gen_length=12, block_length=6, **given)
     settings = api.check_settings(model, policy, **options)
-    real = Recording(model, policy, settings, num_slots=2, capacity=48)
+    real = Recording(model, policy, settings, num_slots=2, capacity=48, embeds=embeds)
 
     def stacked(fake: Any, rank: float) -> int:
         rows = min(int(rank), fake.config.n_kv_heads * fake.config.head_dim)
@@ -182,6 +188,7 @@ def steps_on_fake_cuda(
             dataclasses.replace(settings, cuda_graphs=False),
             num_slots=2,
             capacity=48,
+            embeds=embeds,
         )
     fake.reports = real.reports
     waiting = list(range(len(prompts)))
@@ -195,10 +202,13 @@ def steps_on_fake_cuda(
                 ids = torch.arange(12)
                 ids[list(holes)] = model.mask_token_id
                 region = Region.of_ids(len(prompt), ids, model.mask_token_id)
-            real.add(sequence, prompt, 3, region=region)
+            rows = model.embedding[prompt] if embeds else None
+            real.add(sequence, prompt, 3, region=region, prompt_embeds=rows)
             with mode:
                 region = dataclasses.replace(region, ids=mode.from_tensor(region.ids))
-                fake.add(sequence, mode.from_tensor(prompt), 3, region=region)
+                rows = mode.from_tensor(rows) if embeds else None
+                prompt = mode.from_tensor(prompt)
+                fake.add(sequence, prompt, 3, region=region, prompt_embeds=rows)
         ended = real.step()
         resumed += len(real.reports) > 1
         with mode, monkeypatch.context() as patch:
@@ -241,8 +251,14 @@ def test_no_way_to_sample_waits_for_the_device(monkeypatch, family, given):
     steps_on_fake_cuda(monkeypatch, family, "dual", **given)
 
 
-@pytest.mark.parametrize("name", ["dual", "dkv-decode", "elastic", "spa"])
-@pytest.mark.parametrize("family", ["llada", "dream"])
+@pytest.mark.parametrize(
+    ("family", "name"), [("llada", "dual"), ("llada", "elastic"), ("dream", "dkv-decode")]
+)
 def test_no_step_of_a_canvas_with_holes_waits_for_the_device(monkeypatch, family, name):
     holes = [0, 1, 2, 5, 7, 8, 10, 11]
     steps_on_fake_cuda(monkeypatch, family, name, holes, cfg_scale=0.0)
+
+
+@pytest.mark.parametrize("name", ["dual", "elastic"])
+def test_no_step_of_an_embedded_prompt_waits_for_the_device(monkeypatch, name):
+    steps_on_fake_cuda(monkeypatch, "llada", name, embeds=True, cfg_scale=0.0)

@@ -13,7 +13,6 @@ from oracles.sequence import Settings
 
 MODELS = {"llada": {"n_layers": 3}, "dream": {"family": "dream", "n_layers": 3, "n_kv_heads": 2}}
 COMMITS: dict[str, dict[str, Any]] = {
-    "fixed": {},
     "blocks": {"block_length": 5, "stop_at_eos": False},
     "threshold": {"threshold": 0.3, "block_length": 7},
     "guided": {"cfg_scale": 0.5, "block_length": 6},

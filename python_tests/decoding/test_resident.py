@@ -101,6 +101,17 @@ def test_canvases_with_given_text_decode_the_same(family, name, graphs):
         assert (a.forwards, a.rows_computed) == (b.forwards, b.rows_computed), f"sequence {i}"
 
 
+@pytest.mark.parametrize("name", ["dual", "elastic", "spa", "dkv-decode"])
+def test_replayed_steps_read_the_embeddings_of_whoever_is_in_the_slot(name):
+    model, options = model_of("llada"), {"gen_length": 12, "seed": 3, "batch_size": 1}
+    rows = [model.embedding[p] + 0.3 for p in random_prompts(2, LENGTHS)]
+    options |= options_of(name, cache=config_of(name), prompt_embeds=rows)
+    exact = dlmcache_cuda.decode(model, **options)
+    with resident(graphs=True):
+        mine = dlmcache_cuda.decode(model, **options)
+    assert [ids.tolist() for ids in mine.ids] == [ids.tolist() for ids in exact.ids]
+
+
 @pytest.mark.parametrize("name", ["dual", "spa"])
 def test_a_drawn_order_of_few_positions_fits_into_the_control_block(name):
     options = {"gen_length": 8, "cache": config_of(name), "seed": 3, "remasking": "random_order"}

@@ -97,6 +97,15 @@ def test_transformers_iterator_streamer_yields_the_text(model):
     assert "".join(streamer) == out.text[0]
 
 
+def test_a_prompt_of_embeddings_is_put_as_no_tokens(model):
+    ids = model.tokenizer("(a) boat finds zinc . start boat steps 1 ?")["input_ids"]
+    streamer = DraftRecorder()
+    embeds = model.embedding[torch.tensor(ids)]
+    dlmcache_cuda.decode(model, prompt_embeds=embeds, gen_length=8, steps=4, streamer=streamer)
+    assert streamer.calls[0][0] == "put" and streamer.calls[0][1].shape == (1, 0)
+    assert [name for name, _ in streamer.calls[1:]][:2] == ["draft", "draft"]
+
+
 class TakesLogits(DraftRecorder):
     _takes_logits = True
 

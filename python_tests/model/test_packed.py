@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import dlmcache_cuda
+from dlmcache_cuda.model import block as block_module
 from dlmcache_cuda.model import packed
 from dlmcache_cuda.model.linear import PlainLinear
 from dlmcache_cuda.model.packed import PackedLinear, pack_linear, packs
@@ -90,3 +91,15 @@ def test_models_decode_the_same_packed_and_plain(monkeypatch, cache):
         assert torch.equal(got.commit_step, expected.commit_step)
         assert got.rows_computed == expected.rows_computed
     assert out.stats.forwards == plain.stats.forwards
+
+
+@pytest.mark.parametrize("packed_from", [1, 2**40])
+def test_feed_forward_in_parts(monkeypatch, packed_from):
+    monkeypatch.setattr(packed, "_PACKED_FROM", packed_from)
+    block = random_model(device="cpu", d_model=48, mlp_hidden_size=96).layers[0]
+    h, attn_out = torch.randn(2, 70, 48)
+    expected = block.feed_forward(h, attn_out)
+    for most in (1, 7, 35, 69, 70):
+        monkeypatch.setattr(block_module, "CPU_FEED_FORWARD_ROWS", most)
+        for got, wanted in zip(block.feed_forward(h, attn_out), expected, strict=True):
+            torch.testing.assert_close(got, wanted)

@@ -43,25 +43,27 @@ BASE = LaneSettings(cache=DualConfig(), block_length=32, threshold=0.9)
     ],
 )
 def test_request_takes_back_what_it_excludes(model, base, given, changed):
-    settings, gen_length = lane_settings(model, base, given, max_tokens=50)
+    settings, gen_length = lane_settings(model, base, given, max_tokens=50, max_length=512)
     assert gen_length == 64
     for name, value in changed.items():
         assert getattr(settings, name) == value
     same = {"cache", "block_length", "temperature"} - changed.keys()
     assert all(getattr(settings, name) == getattr(base, name) for name in same)
-    assert hash(settings) == hash(lane_settings(model, base, given, max_tokens=64)[0])
+    assert hash(settings) == hash(
+        lane_settings(model, base, given, max_tokens=64, max_length=512)[0]
+    )
 
 
 def test_steps_per_block_hold_for_every_length(model):
-    short, _ = lane_settings(model, BASE, {"steps": 16}, max_tokens=32)
-    long, _ = lane_settings(model, BASE, {"steps": 64}, max_tokens=128)
+    short, _ = lane_settings(model, BASE, {"steps": 16}, max_tokens=32, max_length=512)
+    long, _ = lane_settings(model, BASE, {"steps": 64}, max_tokens=128, max_length=512)
     assert short == long, "they could not share a lane"
     assert long.arguments(128)["steps"] == 64
 
 
 def test_both_of_two_that_exclude_each_other(model):
     with pytest.raises(ApiError, match="threshold and factor exclude each other"):
-        lane_settings(model, BASE, {"threshold": 0.9, "factor": 1.0}, max_tokens=32)
+        lane_settings(model, BASE, {"threshold": 0.9, "factor": 1.0}, max_tokens=32, max_length=512)
 
 
 def test_calibrated_cache_brings_what_it_was_found_with(tmp_path):
@@ -83,7 +85,7 @@ def test_calibrated_cache_brings_what_it_was_found_with(tmp_path):
 
 
 def test_lists_are_tuples_in_settings():
-    config = cache_from_json({"name": "spa", "layer_ratios": [0.5, 0.25]})
+    config = cache_from_json({"name": "spa", "layer_ratios": [0.5, 0.25]}, 512)
     assert isinstance(config, SpaConfig) and config.layer_ratios == (0.5, 0.25)
 
 

@@ -41,6 +41,8 @@ else:
     from dlmcache_cuda.policies.presets import presets as presets
     from dlmcache_cuda.report import trace_page as trace_page
     from dlmcache_cuda.tuning.calibrate import calibrate as calibrate
+    from dlmcache_cuda.tuning.calibration import Calibration as Calibration
+    from dlmcache_cuda.tuning.verification import Verification as Verification
     from dlmcache_cuda.tuning.verify import verify as verify
     from dlmcache_cuda.vision import LladaV as LladaV
     from dlmcache_cuda.vision import load_llada_v as load_llada_v

@@ -17,8 +17,8 @@ import dlmcache_cuda
 from dlmcache_cuda.benchmark.timing import time_interleaved
 
 PACKAGE = Path(__file__).resolve().parents[1]
-# What measures and reports, and is not itself measured.
-_NOT_MEASURED = ("benchmark", "cli")
+# What stands around the decoding that is measured.
+_NOT_MEASURED = ("benchmark", "cli", "evaluation", "likelihood", "report", "serving", "tuning")
 
 
 def describe(device: str) -> dict[str, Any]:

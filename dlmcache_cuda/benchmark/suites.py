@@ -72,7 +72,7 @@ def quality(size: Size) -> Suite:
     ordered = [setting for setting in settings if setting.cache == "dkv-greedy"]
     for tokens in (1, 2, 4):
         rows += rows_of(workload, Commit(tokens, None), ordered)
-    for threshold in (0.9,) if size.small else (0.6, 0.7, 0.8, 0.9, 0.95):
+    for threshold in (0.9,) if size.small else (0.7, 0.8, 0.9):
         rows += rows_of(workload, Commit(None, threshold), settings)
         rows.append(Row(workload, "none", {}, None, None, threshold))
     return Suite(

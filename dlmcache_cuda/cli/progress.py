@@ -31,9 +31,9 @@ def progress_bar(unit: str) -> Iterator[Report | None]:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=None)
+        task = progress.add_task("", total=1, visible=False)
 
         def report(what: str, done: int, total: int) -> None:
-            progress.update(task, description=what[:60], completed=done, total=total)
+            progress.update(task, description=what[:60], completed=done, total=total, visible=True)
 
         yield report

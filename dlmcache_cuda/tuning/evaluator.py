@@ -80,8 +80,13 @@ class Evaluator:
         call: settings of all candidates.
         prompt_ids, seeds: one of each per prompt.
         state: where results are kept.
+        batch_size: prompts in flight; None: as ``decode``.
         max_forwards: steps of sequences that may be made in all; results of the state are free.
-        reserve: of these, how many are kept back until :attr:`reserve` is set to 0.
+        progress: told what is run.
+
+    Attributes:
+        forwards: steps of sequences that were made.
+        reserve: of those that may be made, how many are kept back for later.
     """
 
     def __init__(

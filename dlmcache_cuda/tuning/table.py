@@ -30,6 +30,7 @@ class TextTable:
         try:
             from rich.box import SIMPLE_HEAD
             from rich.console import Console
+            from rich.markup import escape
             from rich.table import Table
         except ModuleNotFoundError:
             print(self)
@@ -39,12 +40,16 @@ class TextTable:
             return
         console = Console(highlight=False)
         table = Table(
-            title=self.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1)
+            title=escape(self.title),
+            title_justify="left",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+            padding=(0, 1),
         )
         for number, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if number else "left")
+            table.add_column(escape(column), justify="right" if number else "left")
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         console.print(table)
         for note in self.notes:
             console.print(note, markup=False)

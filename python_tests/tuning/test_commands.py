@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 
 import pytest
 
 from dlmcache_cuda.cli.main import main
+from dlmcache_cuda.cli.progress import progress_bar
 from dlmcache_cuda.testing.tiny_model import random_checkpoint
+from dlmcache_cuda.tuning.table import TextTable
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +24,36 @@ def run(capsys, *arguments):
     code = main([str(argument) for argument in arguments])
     out, error = capsys.readouterr()
     return code, out, error
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_is_shown_to_who_looks(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress_bar("prompts") as report:
+        report("vanilla [1]", 0, 8)
+        report("vanilla [1]", 5, 8)
+    assert "vanilla [1]" in terminal.getvalue() and "5/8 prompts" in terminal.getvalue()
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    with progress_bar("prompts") as report:
+        assert report is None
+
+
+def test_tables_are_drawn_on_a_terminal(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    table = TextTable("title", ["name", "share"], [["[a]", "1 %"], ["b", "20 %"]], ["[note]"])
+    table.show()
+    assert all(text in terminal.getvalue() for text in ("title", "[a]", "20 %", "[note]"))
+    monkeypatch.setitem(sys.modules, "rich.table", None)
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    table.show()
+    assert sys.stdout.getvalue() == f"{table}\n"
 
 
 def test_verify_prints_a_table(capsys, checkpoint):

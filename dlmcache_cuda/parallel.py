@@ -94,7 +94,8 @@ def _number(name: str, text: str, limit: int | None) -> int:
 
 
 def device_of_rank(ranks: Ranks, device: str | None = None) -> str | None:
-    """The ``device`` of :func:`dlmcache_cuda.load` for this process.
+    """The ``device`` of :func:`dlmcache_cuda.load` for this process; a GPU that belongs to it
+    becomes torch's current one too.
 
     Args:
         ranks: of this process.
@@ -122,6 +123,8 @@ def device_of_rank(ranks: Ranks, device: str | None = None) -> str | None:
             f"LOCAL_RANK {ranks.local_rank} needs GPU {ranks.local_rank}, but torch sees "
             f"{available}; start at most {available} processes per machine"
         )
+    if torch.cuda.is_available():
+        torch.cuda.set_device(ranks.local_rank)
     return f"cuda:{ranks.local_rank}"
 
 

@@ -33,7 +33,7 @@ ALLOWED = {
     "evaluation": {"decoding", "model", "policies", "likelihood", "parallel", ""},
     "decoding": {"ops", "cache", "model", "policies", "samplers", "stack", "profiling"},
     "tuning": {"ops", "cache", "decoding", "model", "policies"},
-    "benchmark": {"ops", "assets", "decoding", "model", "policies", "testing", ""},
+    "benchmark": {"ops", "assets", "decoding", "model", "policies", "testing", "parallel", ""},
     "report": {"decoding"},
     "vision": {"model"},
     "cli": {

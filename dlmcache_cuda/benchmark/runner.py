@@ -21,6 +21,7 @@ from dlmcache_cuda.benchmark.prompts import Prompts, make_prompts
 from dlmcache_cuda.benchmark.row import STOCK, Row, Workload
 from dlmcache_cuda.benchmark.stock import load_stock, measure_stock
 from dlmcache_cuda.benchmark.store import Store
+from dlmcache_cuda.parallel import Ranks, shard
 
 TIME, MEMORY, DRIFT = "time", "memory", "drift"
 WARM_UP_FORWARDS = 8
@@ -88,6 +89,8 @@ class RunOptions:
         device, dtype: of the models; None: as ``dlmcache_cuda.load`` chooses.
         memory: also measure the peak of every row.
         time: measure times; False: memory alone.
+        ranks: the processes that share the rounds, and which of them this is. Every row is measured
+            by every process, so that ratios of rows compare what one device did.
     """
 
     repeats: int
@@ -96,6 +99,7 @@ class RunOptions:
     dtype: str | None = None
     memory: bool = True
     time: bool = True
+    ranks: Ranks = Ranks()
 
 
 class Runner:
@@ -164,10 +168,11 @@ class Runner:
     def _pending(self) -> list[tuple[str, Row, int]]:
         """Round by round, so that a disturbance of the machine meets all rows alike."""
         found: list[tuple[str, Row, int]] = []
+        ranks = self.options.ranks
         if self.options.memory:
-            found += [(MEMORY, row, 0) for row in self.rows]
+            found += [(MEMORY, row, 0) for row in shard(self.rows, ranks)]
         if self.options.time:
-            rounds = range(self.options.repeats)
+            rounds = shard(range(self.options.repeats), ranks)
             found += [(TIME, row, number) for number in rounds for row in self.rows]
         return [task for task in found if not self._has(*task)]
 

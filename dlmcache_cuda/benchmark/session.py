@@ -23,6 +23,7 @@ from dlmcache_cuda.benchmark.store import Store
 from dlmcache_cuda.benchmark.suites import SUITES, Size
 from dlmcache_cuda.benchmark.tables import header, report
 from dlmcache_cuda.benchmark.targets import Target, verdict
+from dlmcache_cuda.parallel import ProcessGroup, Ranks
 
 SCHEMA = 1
 
@@ -82,6 +83,8 @@ class Session:
         memory: measure the peak of every row.
         fresh: forget what was measured before.
         command: how this was called, for the header.
+        group: processes of this machine that share the rounds, each on its device; they write into
+            one file, and the first makes the pages. Default: this process alone.
     """
 
     def __init__(
@@ -94,17 +97,19 @@ class Session:
         memory: bool,
         fresh: bool,
         command: str,
+        group: ProcessGroup | None = None,
     ) -> None:
         self.out = out
+        self.group = group or ProcessGroup(Ranks())
         self.repeats = repeats
         self.device, self.dtype = device, dtype
         self.memory = memory
         self.fresh = fresh
         self.command = command
 
-    def measure(self, plan: Plan) -> Page:
+    def measure(self, plan: Plan) -> Page | None:
         """Measures what has not been measured yet, and writes ``results.json``, ``results.md`` and
-        figures. They are written too when the run is interrupted."""
+        figures. They are written too when the run is interrupted. None but on the first process."""
         folder = self.out / plan.name
         runner = self._runner(plan, folder)
         store, device = runner.store, str(self._device(runner))
@@ -113,18 +118,33 @@ class Session:
                        "devices and are not used")  # fmt: skip
         machine = self._machine(runner, device)
         try:
-            with RichReporter(runner.left) as reporter:
-                runner.reporter = reporter
+            if self.group.ranks.is_main:
+                with RichReporter(runner.left) as reporter:
+                    runner.reporter = reporter
+                    runner.run()
+            else:
                 runner.run()
+            self.group.barrier()
         except KeyboardInterrupt:
             self._write(plan, folder, store, machine)
             print_note(f"interrupted; the same command goes on with what is left ({runner.left} "
                        f"measurements). So far: {folder / 'results.md'}")  # fmt: skip
             raise
+        if not self.group.ranks.is_main:
+            return None
+        if self.group.ranks.world_size > 1:
+            store = Store(store.path, store.fingerprint)  # with what the others measured
+            machine["processes"] = self.group.ranks.world_size
         return self._write(plan, folder, store, machine)
 
     def profile(self, plan: Plan) -> Page:
-        """Profiles our rows of a plan, and writes ``profile.json`` and ``profile.md``."""
+        """Profiles our rows of a plan, and writes ``profile.json`` and ``profile.md``.
+
+        Raises:
+            ValueError: there are several processes.
+        """
+        if self.group.ranks.world_size > 1:
+            raise ValueError("--profile looks at one process: start it without a launcher")
         folder = self.out / plan.name
         rows = tuple(row for row in plan.rows if row.engine != STOCK)
         plan = Plan(plan.name, plan.title, rows)
@@ -146,7 +166,9 @@ class Session:
 
     def _runner(self, plan: Plan, folder: Path) -> Runner:
         path = folder / "repetitions.jsonl"
-        if self.fresh:
+        if not self.group.ranks.is_main:
+            self.group.barrier()  # the first clears the file, and makes models of random weights
+        elif self.fresh:
             path.unlink(missing_ok=True)
         device = self.device or ("cuda" if _has_cuda() else "cpu")
         store = Store(path, f"{fingerprint(device)} {self.dtype or 'default'}")
@@ -157,8 +179,12 @@ class Session:
             dtype=self.dtype,
             memory=self.memory or not plan.timed,
             time=plan.timed,
+            ranks=self.group.ranks,
         )
-        return Runner(plan.rows, options, store)
+        runner = Runner(plan.rows, options, store)
+        if self.group.ranks.is_main:
+            self.group.barrier()
+        return runner
 
     def _device(self, runner: Runner) -> torch.device:
         return runner.subject(runner.rows[0]).model.device

@@ -28,7 +28,17 @@ LEGEND = (
 
 def header(machine: dict[str, Any]) -> str:
     """What was measured on what, one line each."""
-    names = ("device", "cores", "threads", "torch", "transformers", "python", "commit", "date")
+    names = (
+        "device",
+        "processes",
+        "cores",
+        "threads",
+        "torch",
+        "transformers",
+        "python",
+        "commit",
+        "date",
+    )
     lines = [f"- {name}: {machine[name]}" for name in names if machine.get(name) is not None]
     lines.append(f"- copy bandwidth: {machine['copy_gb_per_s']} GB/s")
     build = machine["build"]

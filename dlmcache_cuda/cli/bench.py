@@ -2,7 +2,8 @@
 
 Without a suite all combinations of what is given are measured, each beside vanilla and stock
 transformers. Every repetition is kept at once: an interrupted run goes on when it is called again,
-and what has been measured is not measured again. Needs the extra 'bench'.
+and what has been measured is not measured again. Under torchrun or accelerate the processes of a
+machine share the rounds, each on the GPU of its LOCAL_RANK. Needs the extra 'bench'.
 """
 
 from __future__ import annotations
@@ -107,6 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         torch.set_num_threads(arguments.threads)
     from dlmcache_cuda.benchmark.session import Plan, Session, custom_plan, suite_plan
+    from dlmcache_cuda.parallel import ProcessGroup, device_of_rank
 
     plans: list[Plan] = []
     if arguments.suite is None:
@@ -119,25 +121,31 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{plan.title}: {len(plan.rows)} rows, {arguments.repeats} rounds")
             print("\n".join(f"  {row.workload.model}: {row}" for row in plan.rows))
         return 0
-    session = Session(
-        out=arguments.out,
-        repeats=arguments.repeats,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        memory=not arguments.no_memory,
-        fresh=arguments.fresh,
-        command=_command(),
-    )
     pages: list[Any] = []
-    for plan in plans:
-        page = session.profile(plan) if arguments.profile else session.measure(plan)
-        pages.append(page.content)
-        if not arguments.json:
-            print(f"{page.markdown}\nwritten to {page.folder}", flush=True)
-        if arguments.markdown is not None and not arguments.profile:
-            from dlmcache_cuda.benchmark.tables import put_into
+    with ProcessGroup() as group:
+        session = Session(
+            out=arguments.out,
+            repeats=arguments.repeats,
+            device=device_of_rank(group.ranks, arguments.device),
+            dtype=arguments.dtype,
+            memory=not arguments.no_memory,
+            fresh=arguments.fresh,
+            command=_command(),
+            group=group,
+        )
+        for plan in plans:
+            page = session.profile(plan) if arguments.profile else session.measure(plan)
+            if page is None:
+                continue  # the first process writes
+            pages.append(page.content)
+            if not arguments.json:
+                print(f"{page.markdown}\nwritten to {page.folder}", flush=True)
+            if arguments.markdown is not None and not arguments.profile:
+                from dlmcache_cuda.benchmark.tables import put_into
 
-            put_into(arguments.markdown, plan.name, page.markdown)
+                put_into(arguments.markdown, plan.name, page.markdown)
+    if not group.ranks.is_main:
+        return 0
     if arguments.json:
         print(json.dumps(pages if len(pages) > 1 else pages[0], indent=1))
     return 0

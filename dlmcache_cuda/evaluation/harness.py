@@ -168,10 +168,9 @@ class DlmcacheLM(TemplateLM):
 
     def get_model_info(self) -> dict[str, Any]:
         """What lm-eval writes down about the model; the throughput is this process' own."""
-        parameters = self.model.weight_bytes
         return {
             "model_name": self.model.name,
-            "model_bytes": parameters,
+            "model_bytes": self.model.weight_bytes,
             "model_dtype": str(self.model.dtype),
             "model_device": str(self.model.device),
             "throughput": self.throughput.to_dict(),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -107,3 +109,20 @@ def test_an_interruption_leaves_a_page_of_what_there_is(tmp_path, capsys, monkey
 def test_wrong_use_is_told_before_anything_is_measured(options, said, tmp_path, capsys):
     assert main(["bench", *options, "--out", str(tmp_path), "--device", "cpu"]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_two_processes_share_the_rounds(tmp_path):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    rows = ["--policies", "dual", "--repeats", "3", "--no-memory", "--no-stock", "--device", "cpu"]
+    result = subprocess.run(
+        [*launcher, "-m", "dlmcache_cuda", "bench", *TINY, *rows, "--out", str(tmp_path)],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("written to") == 1 and "- processes: 2" in result.stdout
+    lines = (tmp_path / "custom" / "repetitions.jsonl").read_text().splitlines()
+    measured = [(record["row"], record["number"]) for record in map(json.loads, lines)]
+    assert len(measured) == len(set(measured)) == 2 * 3
+    content = json.loads((tmp_path / "custom" / "results.json").read_text())
+    assert len(content["results"]) == 2

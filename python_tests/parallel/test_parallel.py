@@ -46,12 +46,15 @@ def test_wrong_variables_are_named(environment, message):
 def test_every_process_takes_its_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    current = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
     monkeypatch.setattr(parallel._extension, "has_cuda", lambda: True)
     second = Ranks(1, 1, 2)
     assert device_of_rank(second) == device_of_rank(second, "cuda") == "cuda:1"
     assert device_of_rank(second, "cpu") == "cpu"
     assert device_of_rank(Ranks(), "cuda:1") == "cuda:1" and device_of_rank(Ranks()) is None
     assert device_of_rank(Ranks(0, 1, 1)) == "cuda:1"
+    assert current == [1, 1, 1]
     with pytest.raises(ValueError, match="each takes the GPU of its LOCAL_RANK.*got 'cuda:0'"):
         device_of_rank(second, "cuda:0")
     with pytest.raises(ValueError, match="LOCAL_RANK 2 needs GPU 2, but torch sees 2"):

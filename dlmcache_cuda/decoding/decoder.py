@@ -197,28 +197,31 @@ class SlotDecoder:
                 draw_orders(self.slots, self.canvas.capacity)
             step = StepView([None if slot is None else slot.view() for slot in self.slots])
             plan = self.policy.plan(step)
-        plan, outcome = self._attempt(step, plan)
+            program = self._program(step, plan)
+        plan, outcome = self._attempt(step, plan, program)
         boundary = outcome.guessed_wrong(self.exact, self.model.config.n_layers)
         wrong = outcome.of_twins(boundary)
         if any(wrong):
             before = outcome.outputs[-1] if self.canvas.guided else None
-            rest = self._run(*of_slots(step, plan, wrong), boundary=boundary, before=before)
+            rest = self._run_again(*of_slots(step, plan, wrong), boundary=boundary, before=before)
             outcome.add(rest, wrong)
         self.forwards += 1
         return self._advance(plan, outcome)
 
-    def _attempt(self, step: StepView, plan: StepPlan) -> tuple[StepPlan, StepOutcome]:
+    def _attempt(
+        self, step: StepView, plan: StepPlan, program: StepProgram
+    ) -> tuple[StepPlan, StepOutcome]:
         """Runs a step, again where more rows are marked than were expected, and where they predict
         too little. Returns the plan that was followed."""
-        outcome = self._run(step, plan)
+        outcome = self._run(step, program)
         if outcome.overflows:
             marked = outcome.marked
-            outcome = self._run(step, plan, marked=marked)
+            outcome = self._run_again(step, plan, marked=marked)
             outcome.marked = marked
         lacking = outcome.lacking
         if any(lacking):
             plan = whole_ranges(plan, lacking)
-            outcome.replace(self._run(*of_slots(step, plan, lacking)), lacking)
+            outcome.replace(self._run_again(*of_slots(step, plan, lacking)), lacking)
         return plan, outcome
 
     def _program(
@@ -253,11 +256,15 @@ class SlotDecoder:
             self, step, plan, control, shape, budgets, boundary, before, partial, captured
         )
 
-    def _run(self, step: StepView, plan: StepPlan, **attempt: Any) -> StepOutcome:
-        """Runs a step and reads what it reports: the one time that the host waits for the device,
-        unless the step is exact. ``attempt``: what :meth:`_program` takes besides."""
+    def _run_again(self, step: StepView, plan: StepPlan, **attempt: Any) -> StepOutcome:
+        """Another attempt, or the rest of a step; ``attempt``: what :meth:`_program` takes."""
         with self.timer.phase("plan"):
             program = self._program(step, plan, **attempt)
+        return self._run(step, program)
+
+    def _run(self, step: StepView, program: StepProgram) -> StepOutcome:
+        """Runs a step and reads what it reports: the one time that the host waits for the device,
+        unless the step is exact."""
         shape = program.shape
         output = self.graphs.run(shape, program.run) if program.captured else program.run()
         with self.timer.phase("readback"):

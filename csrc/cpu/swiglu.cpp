@@ -8,19 +8,13 @@
 namespace dlmcache::cpu::DLMCACHE_CPU_ARCH {
 namespace {
 
-// x / (1 + e^-x) with the exponential of a number that is never positive, which takes half the work.
-inline FloatVec silu(FloatVec x) {
-  const FloatVec small = exp_nonpositive(x < 0.0f ? x : -x);
-  return x * ((x < 0.0f ? small : broadcast(1.0f)) / (1.0f + small));
-}
-
 template <typename scalar_t>
 void gate_row(const scalar_t* gate, const scalar_t* up, int64_t width, scalar_t* out) {
   int64_t i = 0;
   for (; i + kLanes <= width; i += kLanes) {
     const FloatVec g = load(gate + i);
     // Two roundings, as torch's silu(gate) * up has them: a sequence decodes to the same tokens either way.
-    store(out + i, round_to<scalar_t>(silu(g)) * load(up + i));
+    store(out + i, round_to<scalar_t>(g / (1.0f + exp(-g))) * load(up + i));
   }
   if (i == width) return;
   // The rest goes through the same vectors, so that an element's value does not depend on where it stands.

@@ -93,6 +93,7 @@ def _rows(results: Sequence[Result], folder: Path) -> Path | None:
         axis.axline((1, 1), (10, 10), color="grey", linewidth=0.8, linestyle=":")
         axis.set(title=model, xlabel="rows of a forward, % of vanilla", xscale="log", yscale="log",
                  ylabel="time of a forward, % of vanilla")  # fmt: skip
+        _plain_ticks(axis.xaxis, axis.yaxis)
     return _save(figure, axes, folder / "time_by_rows.svg")
 
 
@@ -118,8 +119,19 @@ def _frontier(results: Sequence[Result], folder: Path) -> Path | None:
             axis.plot(*zip(*pareto(points), strict=True), "-", marker="o", markersize=4, **look)
         axis.set(title=workload.label, xlabel="visible tokens per second", xscale="log",
                  ylabel="right answers, %")  # fmt: skip
+        _plain_ticks(axis.xaxis)
         axis.title.set_fontsize(8)
     return _save(figure, axes, folder / "quality_by_speed.svg")
+
+
+def _plain_ticks(*scales: Any) -> None:
+    """1, 2, 5, 10, 20 ... on logarithmic scales, few enough to be read."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    for scale in scales:
+        scale.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        scale.set_major_formatter(StrMethodFormatter("{x:g}"))
+        scale.set_minor_formatter(NullFormatter())
 
 
 def _method(result: Result) -> str:

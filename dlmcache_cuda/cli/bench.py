@@ -203,4 +203,11 @@ def _size(arguments: argparse.Namespace) -> Any:
 
 
 def _command(arguments: Sequence[str] | None = None) -> str:
-    return shlex.join(["dlmcache", *(sys.argv[1:] if arguments is None else arguments)])
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # Where results went says something of one machine and nothing of what was measured.
+    for option in ("--out", "--markdown"):
+        while option in words:
+            place = words.index(option)
+            del words[place : place + 2]
+    words = [word for word in words if not word.startswith(("--out=", "--markdown="))]
+    return shlex.join(["dlmcache", *words])

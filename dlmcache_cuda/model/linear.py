@@ -47,14 +47,14 @@ class PlainLinear:
     def __call__(self, x: Tensor, first: int = 0, last: int | None = None) -> Tensor:
         if first == 0 and (last is None or last == len(self.weight)):
             return F.linear(x, self.weight, self.bias)
-        return F.linear(x, self.weight[first:last], _part(self.bias, first, last))
+        return F.linear(x, self.weight[first:last], bias_part(self.bias, first, last))
 
     def rows(self, first: int = 0, last: int | None = None) -> Tensor:
         return self.weight[first:last]
 
     def with_rows(self, keep: int, more: Tensor) -> PlainLinear:
         weight = torch.cat((self.weight[:keep], more))
-        return PlainLinear(weight, _with_zeros(self.bias, keep, len(more)))
+        return PlainLinear(weight, bias_with_zeros(self.bias, keep, len(more)))
 
     @property
     def nbytes(self) -> int:
@@ -94,7 +94,7 @@ class Fp8Linear:
         wanted = (self._num_rows if last is None else last) - first
         part = slice(first, first + wanted + -wanted % MULTIPLE)
         out = product(*quantise_rows(x), self._values[part], self._scales[part], x.dtype)
-        bias = _part(self.bias, first, first + wanted)
+        bias = bias_part(self.bias, first, first + wanted)
         return out[:, :wanted] if bias is None else out[:, :wanted] + bias
 
     def rows(self, first: int = 0, last: int | None = None) -> Tensor:
@@ -107,7 +107,7 @@ class Fp8Linear:
             torch.cat((self._values[:keep], values)),
             torch.cat((self._scales[:keep], scales)),
             self.dtype,
-            _with_zeros(self.bias, keep, len(more)),
+            bias_with_zeros(self.bias, keep, len(more)),
         )
 
     @property
@@ -116,9 +116,11 @@ class Fp8Linear:
         return held + (0 if self.bias is None else self.bias.nbytes)
 
 
-def _part(bias: Tensor | None, first: int, last: int | None) -> Tensor | None:
+def bias_part(bias: Tensor | None, first: int, last: int | None) -> Tensor | None:
+    """The bias of rows ``[first, last)``."""
     return None if bias is None else bias[first:last]
 
 
-def _with_zeros(bias: Tensor | None, keep: int, more: int) -> Tensor | None:
+def bias_with_zeros(bias: Tensor | None, keep: int, more: int) -> Tensor | None:
+    """The first ``keep`` numbers, and zeros for ``more`` rows without bias."""
     return None if bias is None else torch.cat((bias[:keep], bias.new_zeros(more)))

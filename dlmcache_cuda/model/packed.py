@@ -12,7 +12,7 @@ import functools
 import torch
 from torch import Tensor
 
-from dlmcache_cuda.model.linear import Linear, PlainLinear
+from dlmcache_cuda.model.linear import Linear, PlainLinear, bias_part, bias_with_zeros
 
 #: Of fp32 and bf16 matrices; float16 needs processors that few have.
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
@@ -95,9 +95,7 @@ class PackedLinear:
         return torch.cat(dense) if dense else self._parts[0].dense()[:0]
 
     def with_rows(self, keep: int, more: Tensor) -> PackedLinear:
-        bias = None
-        if self.bias is not None:
-            bias = torch.cat((self.bias[:keep], self.bias.new_zeros(len(more))))
+        bias = bias_with_zeros(self.bias, keep, len(more))
         cuts = [part.first for part in self._parts if 0 < part.first < keep]
         cuts += [keep] if keep > 0 and len(more) else []
         return PackedLinear(torch.cat((self.rows(0, keep), more)), bias, tuple(cuts))
@@ -136,7 +134,7 @@ class _Part:
 def _cut(weight: Tensor, bias: Tensor | None, edges: tuple[int, ...]) -> tuple[_Part, ...]:
     spans = zip(edges, edges[1:], strict=False)
     return tuple(
-        _Part(weight[first:last], None if bias is None else bias[first:last], first)
+        _Part(weight[first:last], bias_part(bias, first, last), first)
         for first, last in spans
         if first < last
     )

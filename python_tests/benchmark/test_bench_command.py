@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from dlmcache_cuda.benchmark.suites import SUITES
+from dlmcache_cuda.cli import bench
 from dlmcache_cuda.cli.bench import SUITE_NAMES
 from dlmcache_cuda.cli.main import main
 from dlmcache_cuda.testing.tiny_model import random_checkpoint
@@ -126,3 +127,8 @@ def test_two_processes_share_the_rounds(tmp_path):
     assert len(measured) == len(set(measured)) == 2 * 3
     content = json.loads((tmp_path / "custom" / "results.json").read_text())
     assert len(content["results"]) == 2
+
+
+def test_the_recorded_command_names_no_folder_of_this_machine():
+    given = ["bench", "--out", "/tmp/a b", "--suite", "stock", "--markdown=/tmp/page.md"]
+    assert bench._command(given) == "dlmcache bench --suite stock"

@@ -32,6 +32,13 @@ STABLE_TORCH_LIBRARY(dlmcache, m) {
   // swiglu: gate_up [R, 2 F] -> silu(gate) * up [R, F]
   m.def("swiglu(Tensor gate_up) -> Tensor");
 
+  // layers: h [R, W]; six weights a layer: attn_norm [W], qkv [(H + 2 Hkv) D, W], attn_out [W, H D], ff_norm [W],
+  //   gate_up [2 F, W], ff_out [W, F]; biases of qkv or none; k_cache and v_cache [layers, M, Hkv, D]
+  //   -> the two terms of the residual stream behind the last layer [R, W]
+  m.def(
+      "forward_layers_(Tensor h, Tensor[] weights, Tensor[] biases, Tensor cos_sin, Tensor row_index, Tensor cu_rows, "
+      "Tensor kv_lens, int num_heads, float eps, Tensor(a!) k_cache, Tensor(b!) v_cache) -> (Tensor, Tensor)");
+
   // head: hidden [R, W], weight [V, W] -> token [R] int64, log_confidence [R] fp32,
   //   second_token [R] int64, second_log_confidence [R] fp32, entropy [R] fp32 (the last three [0] unless extras)
   m.def(

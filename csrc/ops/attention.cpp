@@ -8,6 +8,7 @@
 
 #include "ops/check.h"
 #include "ops/run.h"
+#include "ops/run_attention.h"
 
 namespace dlmcache::ops {
 namespace {
@@ -73,10 +74,12 @@ struct Partials {
   }
 };
 
-void run_attention_cpu(AttentionParams& p, const Tensor& q) {
+}  // namespace
+
+void run_attention_cpu(const char* op, AttentionParams& p, const Tensor& like) {
   int64_t before = 0;
   for (int64_t s = 0; s <= p.num_slots; ++s) {
-    STD_TORCH_CHECK(p.cu_rows[s] >= before && p.cu_rows[s] <= p.num_rows && (s > 0 || p.cu_rows[0] == 0), kOp,
+    STD_TORCH_CHECK(p.cu_rows[s] >= before && p.cu_rows[s] <= p.num_rows && (s > 0 || p.cu_rows[0] == 0), op,
                     ": cu_rows must ascend from 0 to at most the ", p.num_rows, " rows of q, got cu_rows[", s,
                     "] = ", p.cu_rows[s]);
     before = p.cu_rows[s];
@@ -84,7 +87,7 @@ void run_attention_cpu(AttentionParams& p, const Tensor& q) {
   const int64_t group = p.num_heads / p.num_kv_heads;
   int64_t max_splits = 0, num_tiles = 0, scores = 0;
   for (int64_t s = 0; s < p.num_slots; ++s) {
-    STD_TORCH_CHECK(p.kv_lens[s] >= 0 && p.kv_lens[s] <= p.capacity, kOp, ": kv_lens[", s, "] is ", p.kv_lens[s],
+    STD_TORCH_CHECK(p.kv_lens[s] >= 0 && p.kv_lens[s] <= p.capacity, op, ": kv_lens[", s, "] is ", p.kv_lens[s],
                     ", allowed are 0 to capacity = ", p.capacity);
     const int64_t packed = (p.cu_rows[s + 1] - p.cu_rows[s]) * group;
     if (packed == 0) continue;
@@ -114,16 +117,32 @@ void run_attention_cpu(AttentionParams& p, const Tensor& q) {
   const int64_t cost = scores * (2 * p.head_size / 8 + 4) / items_per_head;
   const auto run = [&] { run_cpu(cpu::attention_rows, p, items_per_head * p.num_kv_heads, cost); };
   if (!cut) return run();
-  const Partials partials(p, q, max_splits);
+  const Partials partials(p, like, max_splits);
   run();
   run_cpu(cpu::attention_merge_rows, p, before, p.num_heads * max_splits * p.head_size / 4);
 }
+
+#ifdef DLMCACHE_WITH_CUDA
+void run_attention_cuda(const char* op, AttentionParams& p, const Tensor& like) {
+  STD_TORCH_CHECK(p.head_size <= cuda::kMaxAttentionHeadSize, op, ": on CUDA the head size must be at most ",
+                  cuda::kMaxAttentionHeadSize, ", got ", p.head_size);
+  if (const int64_t max_splits = cuda::attention_max_splits(p); max_splits > 0) {
+    // Freed for reuse when this returns, which torch's allocator does in stream order.
+    const Partials partials(p, like, max_splits);
+    run_cuda(op, cuda::launch_attention, p, like);
+  } else {
+    run_cuda(op, cuda::launch_attention, p, like);
+  }
+}
+#endif
+
+namespace {
 
 std::tuple<Tensor, Tensor> attention_rows_cpu(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
                                               const Tensor& cu_rows, const Tensor& kv_lens, int64_t capacity,
                                               double scale, bool return_lse) {
   return attention_rows(q, k_cache, v_cache, cu_rows, kv_lens, capacity, scale, return_lse,
-                        [&](AttentionParams& p) { run_attention_cpu(p, q); });
+                        [&](AttentionParams& p) { run_attention_cpu(kOp, p, q); });
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { DLMCACHE_IMPL(m, "attention_rows", attention_rows_cpu); }
@@ -132,17 +151,8 @@ STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { DLMCACHE_IMPL(m, "attention_rows",
 std::tuple<Tensor, Tensor> attention_rows_cuda(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
                                                const Tensor& cu_rows, const Tensor& kv_lens, int64_t capacity,
                                                double scale, bool return_lse) {
-  return attention_rows(q, k_cache, v_cache, cu_rows, kv_lens, capacity, scale, return_lse, [&](AttentionParams& p) {
-    STD_TORCH_CHECK(p.head_size <= cuda::kMaxAttentionHeadSize, kOp, ": on CUDA the head size must be at most ",
-                    cuda::kMaxAttentionHeadSize, ", got ", p.head_size);
-    if (const int64_t max_splits = cuda::attention_max_splits(p); max_splits > 0) {
-      // Freed for reuse when this returns, which torch's allocator does in stream order.
-      const Partials partials(p, q, max_splits);
-      run_cuda(kOp, cuda::launch_attention, p, q);
-    } else {
-      run_cuda(kOp, cuda::launch_attention, p, q);
-    }
-  });
+  return attention_rows(q, k_cache, v_cache, cu_rows, kv_lens, capacity, scale, return_lse,
+                        [&](AttentionParams& p) { run_attention_cuda(kOp, p, q); });
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { DLMCACHE_IMPL(m, "attention_rows", attention_rows_cuda); }

@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "ops/check.h"
+#include "ops/matmul.h"
 #include "ops/run.h"
 
 namespace dlmcache::ops {
@@ -50,14 +51,6 @@ Tensor detach(const Tensor& tensor) {
   std::array<StableIValue, 1> stack{torch::stable::detail::from(tensor)};
   STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::detach", "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
-}
-
-// out = a @ b by torch's library.
-void matmul_out(const Tensor& a, const Tensor& b, const Tensor& out) {
-  std::array<StableIValue, 3> stack{torch::stable::detail::from(a), torch::stable::detail::from(b),
-                                    torch::stable::detail::from(out)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
-  (void)torch::stable::detail::to<Tensor>(stack[0]);  // the result is `out` again; its handle wants an owner
 }
 
 const int64_t* check_ids(const char* name, const Tensor& ids, int64_t vocab, const Tensor& hidden) {

@@ -31,8 +31,11 @@ class KVCache:
         shape = (1 if shared else num_layers, num_slots * capacity, num_kv_heads, head_dim)
         self.num_slots = num_slots
         self.capacity = capacity
-        self.k: list[Tensor] = list(torch.zeros(shape, dtype=dtype, device=device))
-        self.v: list[Tensor] = list(torch.zeros(shape, dtype=dtype, device=device))
+        whole = tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+        #: Keys and values of all layers, ``[layers, rows, heads, head_dim]``; None with ``shared``.
+        self.whole: tuple[Tensor, Tensor] | None = None if shared else whole
+        self.k: list[Tensor] = list(whole[0])
+        self.v: list[Tensor] = list(whole[1])
         if shared:
             self.k, self.v = self.k * num_layers, self.v * num_layers
 

@@ -95,7 +95,7 @@ def _attention_scratch(sizes: Sizes) -> int:
         row_heads = min(sizes.rows * config.n_heads, most)
         partials = row_heads * splits * (config.head_dim + 2) * 4
     dense = 0
-    if sizes.longest >= DENSE_FROM and not cuda:
+    if sizes.longest >= DENSE_FROM["cpu"] and not cuda:
         dense = sizes.threads * _DENSE_SCRATCH
     return max(partials, dense)
 

@@ -22,6 +22,7 @@ from dlmcache_cuda.model.rope import RopeTable
 from dlmcache_cuda.model.token_ids import TokenIds
 from dlmcache_cuda.model.tokenizer import load_tokenizer
 from dlmcache_cuda.model.weights import ModelWeights
+from dlmcache_cuda.model.whole_stack import WholeStack
 from dlmcache_cuda.profiling import annotate
 
 
@@ -93,6 +94,7 @@ class Llada:
         self.final_norm = weights.final_norm
         self.head = weights.head
         self.layers = [LladaBlock(config, block) for block in weights.blocks]
+        self._whole_stack = WholeStack(self.layers)
         self._rope = RopeTable(config.head_dim, config.rope_theta, self.device)
         self._tokenizer: Any = None
         self._tokenizer_lock = threading.Lock()
@@ -196,6 +198,9 @@ class Llada:
         lengths = KeyLengths(kv_lens, None if kv_lens_host is None else tuple(kv_lens_host))
         cos_sin = self.cos_sin(rows.capacity)
         h = self.embed(tokens, rows.row_index, prompt_embeds)
+        if self._whole_stack.takes(rows, cache, lengths):
+            h, ff_out = self._whole_stack.forward(h, rows, cos_sin, cache, lengths)
+            return h + ff_out
         normed = self.layers[0].normed(h)
         for number, block in enumerate(self.layers):
             with annotate("layer", number):

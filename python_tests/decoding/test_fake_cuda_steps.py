@@ -165,7 +165,7 @@ def steps_on_fake_cuda(
     """
     dtype = torch.bfloat16
     monkeypatch.setattr(decoder_module, "reads_nothing", lambda device: True)
-    monkeypatch.setattr(attention, "DENSE_FROM", 8)
+    monkeypatch.setattr(attention, "DENSE_FROM", {"cpu": 8, "cuda": 8})
     model, prompts = model_of(family), random_prompts(4, [9, 3])
     policy = make_policy(config_of(name))
     options = decode_defaults() | options_of(name, gen_length=12, block_length=6, **given)

@@ -85,7 +85,7 @@ def test_more_rows_than_expected(monkeypatch, family, commit, expected):
 @pytest.mark.parametrize("family", ["llada", "dream"])
 def test_sequences_enter_beside_others_whose_rows_do_not_fit(monkeypatch, family):
     """A refreshed canvas goes through dense attention although others have unknown counts."""
-    monkeypatch.setattr(attention, "DENSE_FROM", 1)
+    monkeypatch.setattr(attention, "DENSE_FROM", {"cpu": 1, "cuda": 1})
     monkeypatch.setattr(D2, "expected_rows", lambda self, view, plan: 3 + view.step % 20)
     attempts = Attempts(monkeypatch)
     assert_decodes_the_same(family, 3, cache=D2Config(current_k=7, rollout_p=0.3), steps=8)

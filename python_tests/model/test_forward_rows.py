@@ -15,7 +15,7 @@ CAPACITY = 50
 
 @pytest.fixture(autouse=True)
 def _small_slots_are_dense_too(monkeypatch):
-    monkeypatch.setattr(attention, "DENSE_FROM", 32)
+    monkeypatch.setattr(attention, "DENSE_FROM", {"cpu": 32, "cuda": 32})
 
 
 def canvases(model, lengths, capacity=CAPACITY):

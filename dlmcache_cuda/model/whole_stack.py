@@ -1,0 +1,76 @@
+"""All layers by one operator, where starting the operators of every layer would take as long as
+they do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from dlmcache_cuda import ops
+from dlmcache_cuda.cache import KVCache, RowList
+from dlmcache_cuda.model.attention import KeyLengths, takes_dense
+from dlmcache_cuda.model.block import LladaBlock
+from dlmcache_cuda.model.linear import PlainLinear
+from dlmcache_cuda.model.weights import BlockWeights
+
+# With more rows the arithmetic outweighs everything else, and all buffers at once would be large.
+_MOST_ROWS = 1024
+
+
+class WholeStack:
+    """:func:`dlmcache_cuda.ops.forward_layers_` on the weights of a model's blocks."""
+
+    def __init__(self, layers: Sequence[LladaBlock]) -> None:
+        self._layers = layers
+        # One attribute, so that threads see weights and tensors that belong together.
+        self._known: tuple[list[BlockWeights], tuple[list[Tensor], list[Tensor]] | None] = ([], None)
+
+    def takes(self, rows: RowList, cache: KVCache, key_lengths: KeyLengths) -> bool:
+        """Whether these rows may go through it: few, on a CPU, by plain matrices alone, and none of
+        them by dense attention."""
+        return (
+            rows.max_rows <= _MOST_ROWS
+            and cache.whole is not None
+            and rows.row_index.is_cpu
+            and self._tensors() is not None
+            and not takes_dense(rows, key_lengths)
+        )
+
+    def forward(
+        self, h: Tensor, rows: RowList, cos_sin: Tensor, cache: KVCache, key_lengths: KeyLengths
+    ) -> tuple[Tensor, Tensor]:
+        """What all blocks make of the embeddings ``h [R, W]``: the two terms of the residual stream
+        behind the last one."""
+        weights, biases = self._tensors()
+        block = self._layers[0]
+        return ops.forward_layers_(
+            h, weights, biases, cos_sin, rows.row_index, rows.cu_rows, key_lengths.device,
+            block.num_heads, block.eps, *cache.whole,
+        )  # fmt: skip
+
+    def _tensors(self) -> tuple[list[Tensor], list[Tensor]] | None:
+        """Weights and biases as the operator takes them; None where a matrix is not plain. Blocks
+        get other weights when a proxy is put below their projections."""
+        of, tensors = self._known
+        now = [layer.weights for layer in self._layers]
+        if len(of) != len(now) or any(a is not b for a, b in zip(of, now, strict=True)):
+            tensors = _tensors(now)
+            self._known = now, tensors
+        return tensors
+
+
+def _tensors(blocks: Sequence[BlockWeights]) -> tuple[list[Tensor], list[Tensor]] | None:
+    weights, biases = [], []
+    for block in blocks:
+        matrices = (block.qkv, block.attn_out, block.gate_up, block.ff_out)
+        if not all(isinstance(matrix, PlainLinear) for matrix in matrices):
+            return None
+        if any(matrix.bias is not None for matrix in matrices[1:]):
+            return None
+        qkv, attn_out, gate_up, ff_out = (matrix.rows() for matrix in matrices)
+        qkv = qkv[: block.qkv_rows]
+        weights += [block.attn_norm, qkv, attn_out, block.ff_norm, gate_up, ff_out]
+        if block.qkv_bias is not None:
+            biases.append(block.qkv_bias)
+    return weights, biases

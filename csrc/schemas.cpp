@@ -46,6 +46,12 @@ STABLE_TORCH_LIBRARY(dlmcache, m) {
       "float temperature=0.0, Tensor? row_index=None, int capacity=1, Tensor? seeds=None, Tensor? steps=None, "
       "bool extras=False) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 
+  // the same of logits [R, V] that are there
+  m.def(
+      "logits_reduce(Tensor logits, Tensor? suppress_ids=None, Tensor? confidence_suppress_ids=None, "
+      "float temperature=0.0, Tensor? row_index=None, int capacity=1, Tensor? seeds=None, Tensor? steps=None, "
+      "bool extras=False) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+
   // sample: logits [R, V] -> token [R] int64, log_confidence [R] fp32, score [R] fp32
   m.def(
       "sample_rows(Tensor logits, float temperature=0.0, float top_p=1.0, int top_k=0, int score=0, "

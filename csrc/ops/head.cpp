@@ -15,6 +15,7 @@ namespace dlmcache::ops {
 namespace {
 
 constexpr const char* kOp = "head_reduce";
+constexpr const char* kLogitsOp = "logits_reduce";
 
 using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
@@ -53,93 +54,139 @@ Tensor detach(const Tensor& tensor) {
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
-const int64_t* check_ids(const char* name, const Tensor& ids, int64_t vocab, const Tensor& hidden) {
-  const int64_t* data = check_index(kOp, name, ids, -1, hidden, "hidden");
+// What an operator was given first: settings must be on its device.
+struct Input {
+  const char* op;
+  const char* name;
+  const Tensor& tensor;
+};
+
+const int64_t* check_ids(const Input& input, const char* name, const Tensor& ids, int64_t vocab) {
+  const int64_t* data = check_index(input.op, name, ids, -1, input.tensor, input.name);
   if (!ids.is_cpu()) return data;  // on CUDA an id outside the vocabulary has no effect
   for (int64_t i = 0; i < ids.numel(); ++i) {
-    STD_TORCH_CHECK(data[i] >= 0 && data[i] < vocab, kOp, ": ", name, "[", i, "] is ", data[i], ", allowed are 0 to ",
+    STD_TORCH_CHECK(data[i] >= 0 && data[i] < vocab, input.op, ": ", name, "[", i, "] is ", data[i], ", allowed are 0 to ",
                     vocab - 1);
   }
   return data;
 }
 
-// Checks the arguments and fills what does not change from chunk to chunk.
-VocabReduceParams make_params(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& suppress_ids,
-                              const std::optional<Tensor>& confidence_suppress_ids, double temperature,
-                              const std::optional<Tensor>& row_index, int64_t capacity,
-                              const std::optional<Tensor>& seeds, const std::optional<Tensor>& steps) {
+// What does not change from chunk to chunk, besides the logits.
+struct Settings {
+  const std::optional<Tensor>&suppress_ids, &confidence_suppress_ids;
+  double temperature;
+  const std::optional<Tensor>& row_index;
+  int64_t capacity;
+  const std::optional<Tensor>&seeds, &steps;
+};
+
+// Checks the settings, for the rows of `input` over `vocab` ids, and fills in what they say.
+VocabReduceParams make_params(const Input& input, int64_t vocab, const Settings& s) {
+  const char* op = input.op;
+  VocabReduceParams p{};
+  p.dtype = check_float(op, input.name, input.tensor);
+  p.num_rows = input.tensor.size(0);
+  if (s.suppress_ids) {
+    p.suppress_ids = check_ids(input, "suppress_ids", *s.suppress_ids, vocab);
+    p.num_suppress = s.suppress_ids->numel();
+  }
+  if (s.confidence_suppress_ids) {
+    p.confidence_suppress_ids = check_ids(input, "confidence_suppress_ids", *s.confidence_suppress_ids, vocab);
+    p.num_confidence_suppress = s.confidence_suppress_ids->numel();
+  }
+  const auto index = [&](const char* name, const Tensor& tensor, int64_t size) {
+    return check_index(op, name, tensor, size, input.tensor, input.name);
+  };
+  p.temperature = static_cast<float>(s.temperature);
+  STD_TORCH_CHECK(s.temperature >= 0 && std::isfinite(p.temperature), op,
+                  ": temperature must be a finite number of at least 0, got ", s.temperature);
+  STD_TORCH_CHECK(s.capacity >= 1, op, ": capacity must be at least 1, got ", s.capacity);
+  p.capacity = s.capacity;
+  if (s.row_index) p.row_index = index("row_index", *s.row_index, p.num_rows);
+  if (s.seeds) p.seeds = index("seeds", *s.seeds, -1);
+  if (s.steps) p.steps = index("steps", *s.steps, s.seeds ? s.seeds->size(0) : -1);
+  STD_TORCH_CHECK(s.temperature == 0 || (s.row_index && s.seeds && s.steps), op,
+                  ": a temperature above 0 needs row_index, seeds and steps");
+  if (s.row_index) {
+    check_index_range(op, "row_index", *s.row_index, s.seeds ? s.seeds->size(0) * s.capacity : INT64_MAX);
+  }
+  return p;
+}
+
+void check_vocab(const char* op, const char* name, const char* what, int64_t vocab) {
+  STD_TORCH_CHECK(vocab >= 1 && vocab < kNoId - 64, op, ": ", name, " must have from 1 to ", kNoId - 65, " ", what,
+                  " (ids of the vocabulary), got ", vocab);
+}
+
+VocabReduceParams check_head(const Tensor& hidden, const Tensor& weight, const Settings& settings) {
   check_shape(kOp, "hidden", hidden, {-1, -1});
   check_shape(kOp, "weight", weight, {-1, hidden.size(1)});
-  const int64_t vocab = weight.size(0);
-  STD_TORCH_CHECK(vocab >= 1 && vocab < kNoId - 64, kOp, ": weight must have from 1 to ", kNoId - 65,
-                  " rows (ids of the vocabulary), got ", vocab);
-  VocabReduceParams p{};
-  p.dtype = check_float(kOp, "hidden", hidden);
+  check_vocab(kOp, "weight", "rows", weight.size(0));
+  check_float(kOp, "hidden", hidden);
   check_dtype(kOp, "weight", weight, hidden.scalar_type());
   check_same_device(kOp, "weight", weight, hidden, "hidden");
   check_row_contiguous(kOp, "hidden", hidden);
   check_row_contiguous(kOp, "weight", weight);
-  p.num_rows = hidden.size(0);
-  if (suppress_ids) {
-    p.suppress_ids = check_ids("suppress_ids", *suppress_ids, vocab, hidden);
-    p.num_suppress = suppress_ids->numel();
+  return make_params({kOp, "hidden", hidden}, weight.size(0), settings);
+}
+
+VocabReduceParams check_logits(const Tensor& logits, const Settings& settings) {
+  check_shape(kLogitsOp, "logits", logits, {-1, -1});
+  check_vocab(kLogitsOp, "logits", "columns", logits.size(1));
+  check_row_contiguous(kLogitsOp, "logits", logits);
+  return make_params({kLogitsOp, "logits", logits}, logits.size(1), settings);
+}
+
+// The results of all rows, and room for what is known of them before the last chunk.
+struct Results {
+  Outputs tensors;
+  std::optional<Tensor> state;
+
+  Results(VocabReduceParams& p, const Tensor& like, bool extras, int64_t num_segments, bool single)
+      : tensors{torch::stable::new_empty(like, {p.num_rows}, ScalarType::Long),
+                torch::stable::new_empty(like, {p.num_rows}, ScalarType::Float),
+                torch::stable::new_empty(like, {extras ? p.num_rows : 0}, ScalarType::Long),
+                torch::stable::new_empty(like, {extras ? p.num_rows : 0}, ScalarType::Float),
+                torch::stable::new_empty(like, {extras ? p.num_rows : 0}, ScalarType::Float)} {
+    p.extras = extras;
+    p.num_segments = num_segments;
+    p.token = static_cast<int64_t*>(std::get<0>(tensors).data_ptr());
+    p.log_confidence = static_cast<float*>(std::get<1>(tensors).data_ptr());
+    p.second_token = static_cast<int64_t*>(std::get<2>(tensors).data_ptr());
+    p.second_log_confidence = static_cast<float*>(std::get<3>(tensors).data_ptr());
+    p.entropy = static_cast<float*>(std::get<4>(tensors).data_ptr());
+    if (p.num_rows > 0 && (!single || num_segments > 1)) {
+      state = torch::stable::new_empty(like, {p.num_rows * num_segments, int64_t{sizeof(VocabState) / 4}},
+                                       ScalarType::Float);
+      p.state = static_cast<VocabState*>(state->data_ptr());
+    }
   }
-  if (confidence_suppress_ids) {
-    p.confidence_suppress_ids = check_ids("confidence_suppress_ids", *confidence_suppress_ids, vocab, hidden);
-    p.num_confidence_suppress = confidence_suppress_ids->numel();
-  }
-  p.temperature = static_cast<float>(temperature);
-  STD_TORCH_CHECK(temperature >= 0 && std::isfinite(p.temperature), kOp,
-                  ": temperature must be a finite number of at least 0, got ", temperature);
-  STD_TORCH_CHECK(capacity >= 1, kOp, ": capacity must be at least 1, got ", capacity);
-  p.capacity = capacity;
-  if (row_index) p.row_index = check_index(kOp, "row_index", *row_index, p.num_rows, hidden, "hidden");
-  if (seeds) p.seeds = check_index(kOp, "seeds", *seeds, -1, hidden, "hidden");
-  if (steps) p.steps = check_index(kOp, "steps", *steps, seeds ? seeds->size(0) : -1, hidden, "hidden");
-  STD_TORCH_CHECK(temperature == 0 || (row_index && seeds && steps), kOp,
-                  ": a temperature above 0 needs row_index, seeds and steps");
-  if (row_index) check_index_range(kOp, "row_index", *row_index, seeds ? seeds->size(0) * capacity : INT64_MAX);
-  return p;
+};
+
+// The whole vocabulary at once.
+template <typename Reduce, typename Finish>
+void reduce_whole(VocabReduceParams& p, const Tensor& logits, Reduce&& reduce, Finish&& finish) {
+  p.logits = logits.data_ptr();
+  p.logits_stride = logits.stride(0);
+  p.chunk_width = logits.size(1);
+  p.first = p.last = true;
+  reduce(p);
+  if (p.num_segments > 1) finish(p);
 }
 
 // reduce(p) takes one chunk of logits, finish(p) merges the segments of all rows.
 template <typename Reduce, typename Finish>
 Outputs head_reduce(const Tensor& hidden, const Tensor& weight, VocabReduceParams p, bool extras, Plan plan,
                     Reduce&& reduce, Finish&& finish) {
-  const int64_t rows = p.num_rows, vocab = weight.size(0), extra_rows = extras ? rows : 0;
-  Tensor token = torch::stable::new_empty(hidden, {rows}, ScalarType::Long);
-  Tensor log_confidence = torch::stable::new_empty(hidden, {rows}, ScalarType::Float);
-  Tensor second_token = torch::stable::new_empty(hidden, {extra_rows}, ScalarType::Long);
-  Tensor second_log_confidence = torch::stable::new_empty(hidden, {extra_rows}, ScalarType::Float);
-  Tensor entropy = torch::stable::new_empty(hidden, {extra_rows}, ScalarType::Float);
-  Outputs outputs{token, log_confidence, second_token, second_log_confidence, entropy};
-  if (rows == 0) return outputs;
-
-  p.extras = extras;
-  p.num_segments = plan.num_segments;
-  p.token = static_cast<int64_t*>(token.data_ptr());
-  p.log_confidence = static_cast<float*>(log_confidence.data_ptr());
-  p.second_token = static_cast<int64_t*>(second_token.data_ptr());
-  p.second_log_confidence = static_cast<float*>(second_log_confidence.data_ptr());
-  p.entropy = static_cast<float*>(entropy.data_ptr());
-
+  const int64_t rows = p.num_rows, vocab = weight.size(0);
   const bool single = plan.chunk_width >= vocab;
-  std::optional<Tensor> state;
-  if (!single || plan.num_segments > 1) {
-    state = torch::stable::new_empty(hidden, {rows * plan.num_segments, int64_t{sizeof(VocabState) / 4}},
-                                     ScalarType::Float);
-    p.state = static_cast<VocabState*>(state->data_ptr());
-  }
+  const Results results(p, hidden, extras, plan.num_segments, single);
+  if (rows == 0) return results.tensors;
   if (single) {
     // Small vocabularies are all overhead: as few calls into torch as possible.
     const Tensor logits = torch::stable::matmul(hidden, torch::stable::transpose(weight, 0, 1));
-    p.logits = logits.data_ptr();
-    p.logits_stride = vocab;
-    p.chunk_width = vocab;
-    p.first = p.last = true;
-    reduce(p);
-    if (p.num_segments > 1) finish(p);
-    return outputs;
+    reduce_whole(p, logits, reduce, finish);
+    return results.tensors;
   }
 
   // One buffer for the logits of every chunk; 8 elements of any dtype are 16 bytes or more.
@@ -160,34 +207,55 @@ Outputs head_reduce(const Tensor& hidden, const Tensor& weight, VocabReduceParam
     reduce(p);
   }
   if (p.num_segments > 1) finish(p);
-  return outputs;
+  return results.tensors;
 }
+
+template <typename Reduce, typename Finish>
+Outputs logits_reduce(const Tensor& logits, VocabReduceParams p, bool extras, Plan plan, Reduce&& reduce,
+                      Finish&& finish) {
+  const Results results(p, logits, extras, plan.num_segments, true);
+  if (p.num_rows > 0) reduce_whole(p, logits, reduce, finish);
+  return results.tensors;
+}
+
+void reduce_cpu(const VocabReduceParams& p) {
+  const int64_t operations_per_id = p.temperature > 0.0f ? 64 : 8;
+  run_cpu(cpu::vocab_reduce_rows, p, p.num_rows * p.num_segments, operations_per_id * segment_width(p));
+}
+
+void finish_cpu(const VocabReduceParams& p) { run_cpu(cpu::vocab_finish_rows, p, p.num_rows, 64 * p.num_segments); }
 
 Outputs head_reduce_cpu(const Tensor& hidden, const Tensor& weight, std::optional<Tensor> suppress_ids,
                         std::optional<Tensor> confidence_suppress_ids, double temperature,
                         std::optional<Tensor> row_index, int64_t capacity, std::optional<Tensor> seeds,
                         std::optional<Tensor> steps, bool extras) {
-  const VocabReduceParams params = make_params(hidden, weight, suppress_ids, confidence_suppress_ids, temperature,
-                                               row_index, capacity, seeds, steps);
-  const auto reduce = [](const VocabReduceParams& p) {
-    const int64_t operations_per_id = p.temperature > 0.0f ? 64 : 8;
-    run_cpu(cpu::vocab_reduce_rows, p, p.num_rows * p.num_segments, operations_per_id * segment_width(p));
-  };
-  const auto finish = [](const VocabReduceParams& p) {
-    run_cpu(cpu::vocab_finish_rows, p, p.num_rows, 64 * p.num_segments);
-  };
-  return head_reduce(hidden, weight, params, extras, plan_cpu(params.num_rows, weight.size(0)), reduce, finish);
+  const VocabReduceParams params = check_head(
+      hidden, weight, {suppress_ids, confidence_suppress_ids, temperature, row_index, capacity, seeds, steps});
+  const Plan plan = plan_cpu(params.num_rows, weight.size(0));
+  return head_reduce(hidden, weight, params, extras, plan, reduce_cpu, finish_cpu);
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { DLMCACHE_IMPL(m, "head_reduce", head_reduce_cpu); }
+Outputs logits_reduce_cpu(const Tensor& logits, std::optional<Tensor> suppress_ids,
+                          std::optional<Tensor> confidence_suppress_ids, double temperature,
+                          std::optional<Tensor> row_index, int64_t capacity, std::optional<Tensor> seeds,
+                          std::optional<Tensor> steps, bool extras) {
+  const VocabReduceParams params =
+      check_logits(logits, {suppress_ids, confidence_suppress_ids, temperature, row_index, capacity, seeds, steps});
+  return logits_reduce(logits, params, extras, plan_cpu(params.num_rows, logits.size(1)), reduce_cpu, finish_cpu);
+}
+
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) {
+  DLMCACHE_IMPL(m, "head_reduce", head_reduce_cpu);
+  DLMCACHE_IMPL(m, "logits_reduce", logits_reduce_cpu);
+}
 
 #ifdef DLMCACHE_WITH_CUDA
 Outputs head_reduce_cuda(const Tensor& hidden, const Tensor& weight, std::optional<Tensor> suppress_ids,
                          std::optional<Tensor> confidence_suppress_ids, double temperature,
                          std::optional<Tensor> row_index, int64_t capacity, std::optional<Tensor> seeds,
                          std::optional<Tensor> steps, bool extras) {
-  const VocabReduceParams params = make_params(hidden, weight, suppress_ids, confidence_suppress_ids, temperature,
-                                               row_index, capacity, seeds, steps);
+  const VocabReduceParams params = check_head(
+      hidden, weight, {suppress_ids, confidence_suppress_ids, temperature, row_index, capacity, seeds, steps});
   const auto reduce = [&](const VocabReduceParams& p) { run_cuda(kOp, cuda::launch_vocab_reduce, p, hidden); };
   const auto finish = [&](const VocabReduceParams& p) { run_cuda(kOp, cuda::launch_vocab_finish, p, hidden); };
   // The GEMMs, too, belong on the device of the arguments, whichever is current.
@@ -195,7 +263,23 @@ Outputs head_reduce_cuda(const Tensor& hidden, const Tensor& weight, std::option
   return head_reduce(hidden, weight, params, extras, plan_cuda(params.num_rows, weight.size(0)), reduce, finish);
 }
 
-STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { DLMCACHE_IMPL(m, "head_reduce", head_reduce_cuda); }
+Outputs logits_reduce_cuda(const Tensor& logits, std::optional<Tensor> suppress_ids,
+                           std::optional<Tensor> confidence_suppress_ids, double temperature,
+                           std::optional<Tensor> row_index, int64_t capacity, std::optional<Tensor> seeds,
+                           std::optional<Tensor> steps, bool extras) {
+  const VocabReduceParams params =
+      check_logits(logits, {suppress_ids, confidence_suppress_ids, temperature, row_index, capacity, seeds, steps});
+  const auto reduce = [&](const VocabReduceParams& p) { run_cuda(kLogitsOp, cuda::launch_vocab_reduce, p, logits); };
+  const auto finish = [&](const VocabReduceParams& p) { run_cuda(kLogitsOp, cuda::launch_vocab_finish, p, logits); };
+  // The kernel strikes suppressed ids out of the logits themselves; the caller's stay as they are.
+  const Tensor own = suppress_ids ? torch::stable::clone(logits) : logits;
+  return logits_reduce(own, params, extras, plan_cuda(params.num_rows, logits.size(1)), reduce, finish);
+}
+
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) {
+  DLMCACHE_IMPL(m, "head_reduce", head_reduce_cuda);
+  DLMCACHE_IMPL(m, "logits_reduce", logits_reduce_cuda);
+}
 #endif
 
 }  // namespace

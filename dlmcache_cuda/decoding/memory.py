@@ -109,6 +109,7 @@ def predict(
         longest=lengths[0],
         entries=copies * entries,
         threads=torch.get_num_threads(),
+        head_rows=model.head_rows_at_once,
     )
     predicted = settings.gen_length if policy.head_scope == "all" else settings.block_length
     mask_is_final = policy.mask_is_final and not settings.sampler.rule.leaves_masks

@@ -42,6 +42,8 @@ class Sizes:
     longest: int
     entries: int
     threads: int
+    head_rows: int | None = None
+    """Positions that have all of their logits at a time; None: chunks of the vocabulary."""
 
 
 def network_bytes(sizes: Sizes, spec: StackSpec, predicted: int) -> int:
@@ -117,6 +119,10 @@ def head_bytes(sizes: Sizes, spec: StackSpec, sampler: Sampler, predicted: int) 
     widest, narrowest, most = _CHUNKS[sizes.on_cuda]
     chunk = max(narrowest, min(widest, most // max(1, predicted))) + 64
     logits = predicted * min(vocab + 8, chunk) * sizes.itemsize
+    if sizes.head_rows is not None:
+        # Rows are rounded up; what they are rounded from is copied.
+        tile = min(predicted, sizes.head_rows) + 8
+        logits = tile * (vocab + width) * sizes.itemsize
     if sampler.alg is not None:
         # With a temperature or filters: logits and their scaled copy in fp32.
         tile = min(predicted, max(1, TILE_LOGITS // vocab))

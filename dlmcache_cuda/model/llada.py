@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dlmcache_cuda import ops
@@ -16,6 +15,7 @@ from dlmcache_cuda.cache import KVCache, RowList
 from dlmcache_cuda.model.attention import KeyLengths
 from dlmcache_cuda.model.block import LladaBlock
 from dlmcache_cuda.model.config import LladaConfig
+from dlmcache_cuda.model.head import Head
 from dlmcache_cuda.model.log_prob import whole_log_prob
 from dlmcache_cuda.model.ranking import RANKINGS, margin_score, sample_tiles
 from dlmcache_cuda.model.rope import RopeTable
@@ -92,7 +92,7 @@ class Llada:
         self.name = name or path.name
         self.embedding = weights.embedding
         self.final_norm = weights.final_norm
-        self.head = weights.head
+        self._head = Head(weights.head)
         self.layers = [LladaBlock(config, block) for block in weights.blocks]
         self._whole_stack = WholeStack(self.layers)
         self._rope = RopeTable(config.head_dim, config.rope_theta, self.device)
@@ -123,14 +123,24 @@ class Llada:
         return tokenizer.decode(torch.as_tensor(ids).tolist(), skip_special_tokens=True)
 
     @property
+    def head(self) -> Tensor:
+        return self._head.weight
+
+    @property
+    def head_rows_at_once(self) -> int | None:
+        """Positions whose logits over the whole vocabulary are in memory at a time, where the head
+        is packed for the processor; None: only chunks of the vocabulary are."""
+        return self._head.rows_at_once
+
+    @property
     def weight_bytes(self) -> int:
-        """Memory of all weights now, in bytes; a tied head counts once.
+        """Memory of all weights now, in bytes; a tied head counts once, a packed one twice.
 
         Proxies, which ``spa`` and ``composed`` put below the projections, count from then on.
         """
         held = [self.embedding, self.final_norm, *(layer.weights for layer in self.layers)]
         held += [] if self.head is self.embedding else [self.head]
-        return sum(part.nbytes for part in held)
+        return sum(part.nbytes for part in held) + self._head.packed_nbytes
 
     def new_cache(self, num_slots: int, capacity: int, shared: bool = False) -> KVCache:
         """An empty K/V cache of this model's shape; ``shared``: see :class:`KVCache`."""
@@ -263,9 +273,8 @@ class Llada:
                 seeds, steps,
             )  # fmt: skip
         prediction = Prediction(
-            *ops.head_reduce(
+            *self._head.reduce(
                 normed,
-                self.head,
                 suppress_ids=suppress_ids,
                 confidence_suppress_ids=confidence_suppress_ids,
                 temperature=temperature,
@@ -295,7 +304,7 @@ class Llada:
         self, normed: Tensor, ranking: str, suppress_ids: Tensor | None, *settings: Any
     ) -> Prediction:
         token, log_confidence, score, log_prob = sample_tiles(
-            normed, self.head, RANKINGS[ranking], suppress_ids, *settings
+            normed, self._head, RANKINGS[ranking], suppress_ids, *settings
         )
         none = log_confidence.new_empty(0)
         return Prediction(
@@ -337,7 +346,7 @@ class Llada:
             raise ValueError("logits: input_ids must be [B, N] or a list of 1-D id tensors")
         rows, hidden = self.forward_canvases(canvases)
         logits = self.head.new_zeros((len(canvases) * rows.capacity, self.head.shape[0]))
-        logits[rows.row_index] = F.linear(self.normed(hidden), self.head)
+        logits[rows.row_index] = self._head.logits(self.normed(hidden))
         return logits.view(len(canvases), rows.capacity, -1)
 
     def forward_canvases(self, canvases: Sequence[Tensor]) -> tuple[RowList, Tensor]:

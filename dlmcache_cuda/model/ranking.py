@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dlmcache_cuda import ops
+from dlmcache_cuda.model.head import Head
 
 # Name -> ``score`` of ops.sample_rows.
 RANKINGS = {"confidence": 0, "margin": 1, "entropy": 2}
@@ -18,7 +18,7 @@ TILE_LOGITS = 1 << 24
 
 def sample_tiles(
     normed: Tensor,
-    head: Tensor,
+    head: Head,
     score: int,
     suppress_ids: Tensor | None,
     temperature: float,
@@ -34,11 +34,11 @@ def sample_tiles(
     The fourth, ``[Q]`` fp32, is ``ln softmax(logits)[token]``: without temperature, filters or
     suppressed ids.
     """
-    rows = max(1, TILE_LOGITS // head.shape[0])
+    rows = max(1, TILE_LOGITS // len(head.weight))
     tiles = []
     for begin in range(0, max(1, normed.shape[0]), rows):
         part = slice(begin, begin + rows)
-        logits = F.linear(normed[part], head)
+        logits = head.logits(normed[part])
         top, top_log_prob, _ = ops.sample_rows(logits)
         top_logit = _at(logits, top)
         if suppress_ids is not None:

@@ -8,6 +8,7 @@ from dlmcache_cuda.ops.delta import delta_update_ as delta_update_
 from dlmcache_cuda.ops.density import density as density
 from dlmcache_cuda.ops.drift import cosine_drift_ as cosine_drift_
 from dlmcache_cuda.ops.head import head_reduce as head_reduce
+from dlmcache_cuda.ops.head import logits_reduce as logits_reduce
 from dlmcache_cuda.ops.layers import forward_layers_ as forward_layers_
 from dlmcache_cuda.ops.norm import add_rms_norm as add_rms_norm
 from dlmcache_cuda.ops.norm import rms_norm as rms_norm

@@ -76,6 +76,37 @@ def head_reduce(
     )
 
 
+def logits_reduce(
+    logits: Tensor,
+    suppress_ids: Tensor | None = None,
+    confidence_suppress_ids: Tensor | None = None,
+    temperature: float = 0.0,
+    row_index: Tensor | None = None,
+    capacity: int = 1,
+    seeds: Tensor | None = None,
+    steps: Tensor | None = None,
+    extras: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """:func:`head_reduce` of logits that are there already.
+
+    Args:
+        logits: ``[R, V]`` float32, float16 or bfloat16; any row stride. They stay as they are.
+
+    The other arguments, results and errors are those of :func:`head_reduce`.
+    """
+    return torch.ops.dlmcache.logits_reduce(
+        logits,
+        suppress_ids,
+        confidence_suppress_ids,
+        temperature,
+        row_index,
+        capacity,
+        seeds,
+        steps,
+        extras,
+    )
+
+
 @torch.library.register_fake("dlmcache::head_reduce")
 def _(
     hidden: Tensor,
@@ -89,12 +120,31 @@ def _(
     steps: Tensor | None = None,
     extras: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    rows = hidden.shape[0]
+    return _fake_results(hidden, extras)
+
+
+@torch.library.register_fake("dlmcache::logits_reduce")
+def _(
+    logits: Tensor,
+    suppress_ids: Tensor | None = None,
+    confidence_suppress_ids: Tensor | None = None,
+    temperature: float = 0.0,
+    row_index: Tensor | None = None,
+    capacity: int = 1,
+    seeds: Tensor | None = None,
+    steps: Tensor | None = None,
+    extras: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _fake_results(logits, extras)
+
+
+def _fake_results(like: Tensor, extras: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    rows = like.shape[0]
     more = rows if extras else 0
     return (
-        hidden.new_empty((rows,), dtype=torch.int64),
-        hidden.new_empty((rows,), dtype=torch.float32),
-        hidden.new_empty((more,), dtype=torch.int64),
-        hidden.new_empty((more,), dtype=torch.float32),
-        hidden.new_empty((more,), dtype=torch.float32),
+        like.new_empty((rows,), dtype=torch.int64),
+        like.new_empty((rows,), dtype=torch.float32),
+        like.new_empty((more,), dtype=torch.int64),
+        like.new_empty((more,), dtype=torch.float32),
+        like.new_empty((more,), dtype=torch.float32),
     )

@@ -21,8 +21,25 @@ def head_reduce(
     extras: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See :func:`dlmcache_cuda.ops.head_reduce`; float64 is accepted too and stays float64."""
-    wide = torch.promote_types(hidden.dtype, torch.float32)
-    logits = (hidden @ weight.T).to(wide)
+    return logits_reduce(
+        hidden @ weight.T, suppress_ids, confidence_suppress_ids, temperature, row_index, capacity,
+        seeds, steps, extras,
+    )  # fmt: skip
+
+
+def logits_reduce(
+    logits: Tensor,
+    suppress_ids: Tensor | None = None,
+    confidence_suppress_ids: Tensor | None = None,
+    temperature: float = 0.0,
+    row_index: Tensor | None = None,
+    capacity: int = 1,
+    seeds: Tensor | None = None,
+    steps: Tensor | None = None,
+    extras: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """See :func:`dlmcache_cuda.ops.logits_reduce`; float64 is accepted too and stays float64."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
     if suppress_ids is not None:
         logits[:, suppress_ids] = -torch.inf
     return reduce_logits(

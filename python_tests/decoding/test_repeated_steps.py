@@ -19,6 +19,7 @@ from oracles.resident import resident
 import dlmcache_cuda
 from dlmcache_cuda.decoding.step_outcome import StepOutcome
 from dlmcache_cuda.model import attention
+from dlmcache_cuda.model.head import Head
 from dlmcache_cuda.policies.d2 import D2, D2Config
 from dlmcache_cuda.policies.dkv_decode import DkvDecodeConfig
 from dlmcache_cuda.policies.dkv_greedy import DkvGreedyConfig
@@ -147,7 +148,7 @@ def test_masks_that_stay_masks_are_known_in_random_order(monkeypatch, center):
     often = int(torch.cat([ids.ids for ids in usual.sequences]).mode().values)
     head = model.head.clone()
     head[model.mask_token_id] = head[often]
-    monkeypatch.setattr(model, "head", head)
+    monkeypatch.setattr(model, "_head", Head(head))
     config = DkvGreedyConfig(cache_reloading_step=4, window_length=3, window_center=center)
     options = {"cache": config, "temperature": 1.0, "block_length": 12, "stop_at_eos": False}
     assert_decodes_the_same("llada", 2, **options)

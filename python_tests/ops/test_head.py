@@ -365,3 +365,35 @@ def call(**changes):
 def test_errors(changes, message):
     with pytest.raises(RuntimeError, match="head_reduce: " + message):
         call(**changes)
+
+
+def test_logits_that_are_given_stay_as_they_are(device):
+    logits = torch.randn(3, 40, device=device)
+    before = logits.clone()
+    ops.logits_reduce(logits, suppress_ids=torch.tensor([3, 5], device=device))
+    assert torch.equal(logits, before)
+
+
+@pytest.mark.parametrize(
+    ("logits", "settings", "message"),
+    [
+        (torch.randn(3), {}, r"logits_reduce: logits must have shape \[\*, \*\], got \[3\]"),
+        (torch.randn(3, 0), {}, r"logits_reduce: logits must have from 1 to .* columns .*, got 0"),
+        (torch.randn(3, 4).double(), {}, "logits must be float32, float16 or bfloat16, got Double"),
+        (torch.randn(4, 3).T, {}, "logits_reduce: logits must be contiguous in its last dimension"),
+        (
+            torch.randn(3, 4),
+            {"suppress_ids": torch.tensor([4])},
+            r"logits_reduce: suppress_ids\[0\] is 4, allowed are 0 to 3",
+        ),
+        (
+            torch.randn(3, 4),
+            {"row_index": torch.tensor([0, 1])},
+            r"logits_reduce: row_index must have shape \[3\], got \[2\]",
+        ),
+        (torch.randn(3, 4), {"temperature": 1.0}, "logits_reduce: a temperature above 0 needs"),
+    ],
+)
+def test_logits_reduce_rejects(logits, settings, message):
+    with pytest.raises(RuntimeError, match=message):
+        ops.logits_reduce(logits, **settings)

@@ -47,6 +47,15 @@ def planted(
 
 
 def samples(device: str = "cpu") -> Iterator[Sample]:
+    for sample in _head_samples(device):
+        yield sample
+        hidden, weight = sample.args
+        # Columns beside them: rows may lie apart.
+        logits = torch.nn.functional.pad(hidden @ weight.T, (0, 3))[:, : len(weight)]
+        yield Sample("logits_reduce", sample.name, (logits,), sample.kwargs)
+
+
+def _head_samples(device: str) -> Iterator[Sample]:
     for dtype in DTYPES:
         for rows, width, vocab in ((1, 1, 1), (7, 33, 129), (3, 96, 2500)):
             hidden, weight, *_ = planted(rows, width, vocab, dtype, seed=vocab)

@@ -92,11 +92,15 @@ def test_buffers_are_exactly_as_predicted(name, cfg_scale):
 def test_the_peak_is_at_most_and_nearly_the_predicted_one(name, size):
     model = model_of(size)
     predicted = dlmcache_cuda.predict_memory(model, PROMPT_LENGTHS, cache=name, **SETTINGS)
+    before = [layer.weights.qkv for layer in model.layers]
     peak = measured_peak(
         lambda: dlmcache_cuda.decode(
             model, prompts(), cache=name, steps=4, stop_at_eos=False, **SETTINGS
         )
     )
+    # The profiler sees matrices with proxies come, but not those go that were there before it began.
+    now = [layer.weights.qkv for layer in model.layers]
+    peak -= sum(old.nbytes for old, new in zip(before, now, strict=True) if old is not new)
     assert peak <= predicted.needed <= 1.1 * peak + SLACK, f"peak {peak}, predicted {predicted}"
 
 

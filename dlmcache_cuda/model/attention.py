@@ -31,6 +31,13 @@ class KeyLengths:
 def attention(
     q: Tensor, k_cache: Tensor, v_cache: Tensor, rows: RowList, key_lengths: KeyLengths
 ) -> Tensor:
+    """What :func:`attention_with_lse` gives, without the log-sum-exp."""
+    return _attention(q, k_cache, v_cache, rows, key_lengths, False)[0]
+
+
+def attention_with_lse(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, rows: RowList, key_lengths: KeyLengths
+) -> tuple[Tensor, Tensor | None]:
     """Every row attends to the first ``key_lengths`` positions of its slot, in both directions.
 
     The choice between the two ways is made slot by slot from the slot's own numbers, so that a
@@ -43,16 +50,29 @@ def attention(
         key_lengths: keys of each slot.
 
     Returns:
-        ``[R, H, D]``; zeros for unused rows.
+        ``[R, H, D]``, zeros for unused rows; and ``[R, H]`` fp32, the log-sum-exp of the scores of
+        every row and head, None where dense attention, which does not tell it, took part.
     """
+    return _attention(q, k_cache, v_cache, rows, key_lengths, True)
+
+
+def _attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    rows: RowList,
+    key_lengths: KeyLengths,
+    with_lse: bool,
+) -> tuple[Tensor, Tensor | None]:
     scale = q.shape[-1] ** -0.5
     dense = _dense_slots(rows, key_lengths)
     if not any(dense):
-        return ops.attention_rows(
-            q, k_cache, v_cache, rows.cu_rows, key_lengths.device, rows.capacity, scale
-        )[0]
+        out, lse = ops.attention_rows(
+            q, k_cache, v_cache, rows.cu_rows, key_lengths.device, rows.capacity, scale, with_lse
+        )
+        return out, lse if with_lse else None
     if None in rows.counts:
-        return _beside_unknown(q, k_cache, v_cache, rows, key_lengths, dense)
+        return _beside_unknown(q, k_cache, v_cache, rows, key_lengths, dense), None
     out = q.new_zeros(q.shape)
     starts = (0, *accumulate(rows.counts))
     for is_dense, group in groupby(range(rows.num_slots), key=dense.__getitem__):
@@ -75,7 +95,7 @@ def attention(
                 rows.capacity,
                 scale,
             )[0]
-    return out
+    return out, None
 
 
 def _beside_unknown(
@@ -86,7 +106,7 @@ def _beside_unknown(
     key_lengths: KeyLengths,
     dense: list[bool],
 ) -> Tensor:
-    """:func:`attention` where other slots than the dense ones have unknown numbers of rows, so that
+    """:func:`attention_with_lse` where other slots than the dense ones have unknown numbers of rows, so that
     only the device knows where a slot's rows begin: they are gathered instead of sliced."""
     scale, keys = q.shape[-1] ** -0.5, key_lengths.device.clone()
     slots = [slot for slot, is_dense in enumerate(dense) if is_dense]

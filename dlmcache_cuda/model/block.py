@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dlmcache_cuda import ops
 from dlmcache_cuda.cache import RowList
-from dlmcache_cuda.model.attention import KeyLengths, attention
+from dlmcache_cuda.model.attention import KeyLengths, attention, attention_with_lse
 from dlmcache_cuda.model.config import LladaConfig
 from dlmcache_cuda.model.weights import BlockWeights
 
@@ -52,8 +52,7 @@ class LladaBlock:
         weights = self.weights  # once: another thread may stack a larger proxy meanwhile
         end = weights.qkv_rows
         first = end if first is None else first
-        out = weights.qkv(normed, first, end + rank)
-        return out[:, : end - first], out[:, end - first :]
+        return weights.qkv.parts(normed, first, end, end + rank)
 
     def project_qkv(
         self, normed: Tensor, row_index: Tensor, cos_sin: Tensor, k_cache: Tensor, v_cache: Tensor
@@ -102,6 +101,13 @@ class LladaBlock:
         """Attention of ``q [R, H, D]`` over the cache and the output projection: ``[R, W]``."""
         out = attention(q, k_cache, v_cache, rows, key_lengths)
         return self.weights.attn_out(out.flatten(1))
+
+    def attend_with_lse(
+        self, q: Tensor, k_cache: Tensor, v_cache: Tensor, rows: RowList, key_lengths: KeyLengths
+    ) -> tuple[Tensor, Tensor | None]:
+        """:meth:`attend`, and the log-sum-exp ``[R, H]`` of the scores where it is known."""
+        out, lse = attention_with_lse(q, k_cache, v_cache, rows, key_lengths)
+        return self.weights.attn_out(out.flatten(1)), lse
 
     def feed_forward(self, h: Tensor, attn_out: Tensor) -> tuple[Tensor, Tensor]:
         """``h + attn_out [R, W]``, and what the feed-forward network adds to it: norm, SwiGLU and

@@ -23,6 +23,9 @@ class Linear(Protocol):
     def __call__(self, x: Tensor, first: int = 0, last: int | None = None) -> Tensor:
         """``x [R, K]`` by rows ``[first, last)`` of ``W`` and bias: ``[R, last - first]``."""
 
+    def parts(self, x: Tensor, first: int, middle: int, last: int) -> tuple[Tensor, Tensor]:
+        """``x [R, K]`` by rows ``[first, middle)`` and by rows ``[middle, last)``."""
+
     def rows(self, first: int = 0, last: int | None = None) -> Tensor:
         """Rows ``[first, last)`` of ``W`` as they are computed with, in the activations' dtype."""
 
@@ -48,6 +51,9 @@ class PlainLinear:
         if first == 0 and (last is None or last == len(self.weight)):
             return F.linear(x, self.weight, self.bias)
         return F.linear(x, self.weight[first:last], bias_part(self.bias, first, last))
+
+    def parts(self, x: Tensor, first: int, middle: int, last: int) -> tuple[Tensor, Tensor]:
+        return _divided(self(x, first, last), middle - first)
 
     def rows(self, first: int = 0, last: int | None = None) -> Tensor:
         return self.weight[first:last]
@@ -97,6 +103,9 @@ class Fp8Linear:
         bias = bias_part(self.bias, first, first + wanted)
         return out[:, :wanted] if bias is None else out[:, :wanted] + bias
 
+    def parts(self, x: Tensor, first: int, middle: int, last: int) -> tuple[Tensor, Tensor]:
+        return _divided(self(x, first, last), middle - first)
+
     def rows(self, first: int = 0, last: int | None = None) -> Tensor:
         part = slice(first, self._num_rows if last is None else last)
         return (self._values[part].float() * self._scales[part]).to(self.dtype)
@@ -114,6 +123,11 @@ class Fp8Linear:
     def nbytes(self) -> int:
         held = self._values.nbytes + self._scales.nbytes
         return held + (0 if self.bias is None else self.bias.nbytes)
+
+
+def _divided(out: Tensor, column: int) -> tuple[Tensor, Tensor]:
+    """One product cut in two."""
+    return out[:, :column], out[:, column:]
 
 
 def bias_part(bias: Tensor | None, first: int, last: int | None) -> Tensor | None:

@@ -85,6 +85,10 @@ class PackedLinear:
         outs = [part.product(x)[:num_rows] for part in parts]
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
 
+    def parts(self, x: Tensor, first: int, middle: int, last: int) -> tuple[Tensor, Tensor]:
+        # Two products, since one would be put together from the two.
+        return self(x, first, middle), self(x, middle, last)
+
     def rows(self, first: int = 0, last: int | None = None) -> Tensor:
         last = len(self) if last is None else last
         dense = [

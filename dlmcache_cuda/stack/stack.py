@@ -143,11 +143,15 @@ class _Run:
             q, computed, selected = self.selection.choose(
                 layer, block, normed, rows, *budget, self.step.forced, self.cos_sin
             )
-        attn_out = block.attend(q, k_cache, v_cache, computed, self.step.key_lengths)
+        attended = (q, k_cache, v_cache, computed, self.step.key_lengths)
+        if self.tracking:
+            attn_out, lse = block.attend_with_lse(*attended)
+        else:
+            attn_out = block.attend(*attended)
         if self.tests:
             self._test(layer, q_old, q, computed, k_old)
         if self.tracking:
-            self.tracking.follow(layer, q, computed, self.step.key_lengths)
+            self.tracking.follow(layer, q, computed, self.step.key_lengths, lse)
         if self.stack.spec.rollout:
             self.queries.append(q)
         self.layer_rows.append(computed)

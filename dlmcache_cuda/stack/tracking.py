@@ -53,6 +53,7 @@ class Tracking:
         self._open = flagged_rows(lengths, flags, capacity, most)
         self._limits = torch.full_like(lengths, self.spec.track_num)
         self._list_tracked(step.tested)
+        self._window_places: tuple[RowList, Tensor] | None = None
 
     def _list_tracked(self, tested: Tensor) -> None:
         """The tracked rows of the slots that are still tested."""
@@ -64,6 +65,7 @@ class Tracking:
             inside = torch.arange(capacity, device=ends.device) < ends[:, None]
             most = int((self.tracked.view(slots, capacity) & inside).sum())
         self.rows = flagged_rows(ends, self.tracked, capacity, most)
+        self._tracked_places: tuple[RowList, Tensor] | None = None
 
     def leave(self, slots: Sequence[int]) -> None:
         """These slots recompute everything from here on: nothing is tested any more."""
@@ -95,7 +97,9 @@ class Tracking:
 
         ``q`` belongs to the ``computed`` rows; ``k_old`` are the keys that stood at ``rows``.
         """
-        q_new = ops.gather_rows(q, places_of(computed, self.rows.row_index))
+        if self._tracked_places is None or self._tracked_places[0] is not computed:
+            self._tracked_places = computed, places_of(computed, self.rows.row_index)
+        q_new = ops.gather_rows(q, self._tracked_places[1])
         return ops.tracked_similarity(
             q_old,
             q_new,
@@ -110,8 +114,11 @@ class Tracking:
             SIMILARITIES[self.spec.similarity],
         )
 
-    def follow(self, layer: int, q: Tensor, rows: RowList, key_lengths: KeyLengths) -> None:
-        """Finds the rows that the window's queries attend to most."""
+    def follow(
+        self, layer: int, q: Tensor, rows: RowList, key_lengths: KeyLengths, lse: Tensor | None
+    ) -> None:
+        """Finds the rows that the window's queries attend to most; ``lse``: of the queries' scores,
+        where it is known."""
         window, found, limits = self._step.window, self._found[layer], self._limits
         if self._step.resumes:
             # What the guess found does not hold in the layers that a slot computes anew.
@@ -121,7 +128,11 @@ class Tracking:
                     found[slot * rows.capacity : (slot + 1) * rows.capacity] = False
         if not window.max_rows:
             return
-        q_window = ops.gather_rows(q, places_of(rows, window.row_index))
+        if self._window_places is None or self._window_places[0] is not rows:
+            # Most layers compute the same rows.
+            self._window_places = rows, places_of(rows, window.row_index)
+        places = self._window_places[1]
+        q_window = ops.gather_rows(q, places)
         mass = ops.attention_mass(
             q_window,
             self.cache.k[layer],
@@ -129,6 +140,7 @@ class Tracking:
             key_lengths.device,
             rows.capacity,
             q.shape[-1] ** -0.5,
+            None if lse is None else ops.gather_rows(lse, places),
         )
         most_attended = ops.select_rows(
             ops.gather_rows(mass, self._open.row_index),

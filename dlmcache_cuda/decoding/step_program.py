@@ -283,6 +283,8 @@ class StepProgram:
     def _tell_policy(
         self, result: StackResult, rows: StepRows, prediction: Prediction, withheld: Tensor | None
     ) -> None:
+        if not self.policy.follows_commits:
+            return
         masked = self.canvas.masked()
         done = None if withheld is None else ~withheld
         if self.partial:

@@ -47,11 +47,11 @@ class StepRows:
         self._canvas, self._control, self._shape_of_step = canvas, control, shape
         self._shift = shift
         self._shape = (canvas.num_slots, canvas.capacity)
-        self._positions = torch.arange(canvas.capacity, device=step.masked.device)
         columns = control.columns
         begin, stop = canvas.twins(columns.begin), canvas.twins(columns.stop)
-        inside = (self._positions >= begin[:, None]) & (self._positions < stop[:, None])
-        active = None
+        inside = active = None
+        if shape.marked or plan.forced is not None:
+            inside = self._inside(begin, stop)
         if shape.marked:
             marked = canvas.twins(columns.marked)[:, None] > 0
             active = inside & (plan.marks.view(inside.shape) | ~marked)
@@ -121,8 +121,12 @@ class StepRows:
         return RowList(row_index, cu_rows, None, capacity)
 
     def _count(self, flags: Tensor, begin: Tensor, end: Tensor) -> Tensor:
-        inside = (self._positions >= begin[:, None]) & (self._positions < end[:, None])
-        return (flags.view(self._shape) & inside).sum(1)
+        return (flags.view(self._shape) & self._inside(begin, end)).sum(1)
+
+    def _inside(self, begin: Tensor, end: Tensor) -> Tensor:
+        """``[S, capacity]`` bool: the positions ``begin[s] <= p < end[s]``."""
+        positions = torch.arange(self._canvas.capacity, device=begin.device)
+        return (positions >= begin[:, None]) & (positions < end[:, None])
 
     def places(self, rows: RowList) -> Tensor:
         """Where the predicting row of each predicted position stands among ``rows``."""

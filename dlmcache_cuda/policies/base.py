@@ -297,6 +297,11 @@ class CachePolicy:
         """What ranks the candidates, ``[Q]`` fp32, or None for the sampler's own ranking."""
         return None
 
+    @property
+    def follows_commits(self) -> bool:
+        """Whether :meth:`after_commit` does anything; what it would be told costs a few operations."""
+        return type(self).after_commit is not CachePolicy.after_commit
+
     def after_commit(self, result: StepResult) -> None:
         """Takes the step just made into account; under the rules of :meth:`mark`."""
 

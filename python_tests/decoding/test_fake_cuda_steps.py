@@ -34,6 +34,7 @@ from dlmcache_cuda.decoding.orders import draw_orders
 from dlmcache_cuda.decoding.regions import Region
 from dlmcache_cuda.decoding.step_program import StepProgram
 from dlmcache_cuda.model import attention
+from dlmcache_cuda.model.head import Head
 from dlmcache_cuda.model.linear import PlainLinear
 from dlmcache_cuda.policies import make_policy
 from dlmcache_cuda.stack import selection
@@ -90,8 +91,9 @@ def on_fake_cuda(model: Any, dtype: torch.dtype) -> Any:
         return value
 
     fake = copy.copy(model)
-    for name in ("embedding", "final_norm", "head"):
+    for name in ("embedding", "final_norm"):
         setattr(fake, name, moved(getattr(model, name)))
+    fake._head = Head(moved(model.head))
     fake.device, fake.dtype = torch.device("cuda:0"), dtype
     fake.layers = []
     for layer in model.layers:

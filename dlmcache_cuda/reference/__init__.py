@@ -9,6 +9,7 @@ from dlmcache_cuda.reference.density import density as density
 from dlmcache_cuda.reference.drift import cosine_drift_ as cosine_drift_
 from dlmcache_cuda.reference.head import head_reduce as head_reduce
 from dlmcache_cuda.reference.head import logits_reduce as logits_reduce
+from dlmcache_cuda.reference.layers import forward_layers_ as forward_layers_
 from dlmcache_cuda.reference.norm import add_rms_norm as add_rms_norm
 from dlmcache_cuda.reference.norm import rms_norm as rms_norm
 from dlmcache_cuda.reference.random import uniform_rows as uniform_rows

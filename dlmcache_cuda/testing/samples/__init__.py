@@ -27,22 +27,20 @@ class Sample:
     def cloned(self, dtype: torch.dtype | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments with every tensor cloned (strides kept); floating tensors as ``dtype``."""
 
-        def clone(value: Any) -> Any:
-            if not isinstance(value, torch.Tensor):
-                return value
+        def clone(value: torch.Tensor) -> torch.Tensor:
             if dtype is not None and value.is_floating_point():
                 return value.to(dtype, copy=True)
             return value.clone(memory_format=torch.preserve_format)
 
-        return (
-            tuple(clone(value) for value in self.args),
-            {key: clone(value) for key, value in self.kwargs.items()},
-        )
+        sample = self.map_tensors(clone)
+        return sample.args, sample.kwargs
 
     def map_tensors(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Sample:
-        """The same call with ``function`` applied to every tensor."""
+        """The same call with ``function`` applied to every tensor, in lists too."""
 
         def apply(value: Any) -> Any:
+            if isinstance(value, list):
+                return [apply(entry) for entry in value]
             return function(value) if isinstance(value, torch.Tensor) else value
 
         kwargs = {key: apply(value) for key, value in self.kwargs.items()}

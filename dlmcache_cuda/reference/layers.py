@@ -1,0 +1,46 @@
+"""Plain torch twin of :mod:`dlmcache_cuda.ops.layers`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from dlmcache_cuda.reference.attention import attention_rows
+from dlmcache_cuda.reference.norm import add_rms_norm, rms_norm
+from dlmcache_cuda.reference.rope_cache import rope_scatter_kv_
+from dlmcache_cuda.reference.swiglu import swiglu
+
+_WEIGHTS = 6  # of a layer
+
+
+def forward_layers_(
+    h: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    cos_sin: Tensor,
+    row_index: Tensor,
+    cu_rows: Tensor,
+    kv_lens: Tensor,
+    num_heads: int,
+    eps: float,
+    k_cache: Tensor,
+    v_cache: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """See :func:`dlmcache_cuda.ops.forward_layers_`; float64 is accepted too."""
+    capacity, head_dim = cos_sin.shape
+    ff_out = None
+    for layer, (k, v) in enumerate(zip(k_cache, v_cache, strict=True)):
+        first = _WEIGHTS * layer
+        attn_norm, qkv, out, ff_norm, gate_up, down = weights[first : first + _WEIGHTS]
+        if ff_out is None:
+            normed = rms_norm(h, attn_norm, eps)
+        else:
+            h, normed = add_rms_norm(h, ff_out, attn_norm, eps)
+        projected = F.linear(normed, qkv, biases[layer] if len(biases) else None)
+        q = rope_scatter_kv_(projected, cos_sin, row_index, capacity, num_heads, k, v)
+        attended = attention_rows(q, k, v, cu_rows, kv_lens, capacity, head_dim**-0.5)[0]
+        h, normed = add_rms_norm(h, F.linear(attended.flatten(1), out), ff_norm, eps)
+        ff_out = F.linear(swiglu(F.linear(normed, gate_up)), down)
+    return h, ff_out

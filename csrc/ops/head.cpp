@@ -65,8 +65,8 @@ const int64_t* check_ids(const Input& input, const char* name, const Tensor& ids
   const int64_t* data = check_index(input.op, name, ids, -1, input.tensor, input.name);
   if (!ids.is_cpu()) return data;  // on CUDA an id outside the vocabulary has no effect
   for (int64_t i = 0; i < ids.numel(); ++i) {
-    STD_TORCH_CHECK(data[i] >= 0 && data[i] < vocab, input.op, ": ", name, "[", i, "] is ", data[i], ", allowed are 0 to ",
-                    vocab - 1);
+    STD_TORCH_CHECK(data[i] >= 0 && data[i] < vocab, input.op, ": ", name, "[", i, "] is ", data[i],
+                    ", allowed are 0 to ", vocab - 1);
   }
   return data;
 }

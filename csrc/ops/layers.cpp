@@ -28,9 +28,7 @@ constexpr const char* kOp = "forward_layers_";
 enum Weight { kAttnNorm, kQkv, kAttnOut, kFfNorm, kGateUp, kFfOut, kWeightsPerLayer };
 
 struct CpuLoops {
-  static void run(const RmsNormParams& p, const Tensor&) {
-    run_cpu(cpu::rms_norm_rows, p, p.num_rows, 4 * p.width);
-  }
+  static void run(const RmsNormParams& p, const Tensor&) { run_cpu(cpu::rms_norm_rows, p, p.num_rows, 4 * p.width); }
   static void run(const AddRmsNormParams& p, const Tensor&) {
     run_cpu(cpu::add_rms_norm_rows, p, p.num_rows, 6 * p.width);
   }
@@ -90,8 +88,8 @@ Sizes check(const Tensor& h, const std::vector<Tensor>& weights, const std::vect
                   ": biases must be empty or one tensor for each of the ", n.layers, " layers of k_cache, got ",
                   biases.size());
   check_shape(kOp, "weights[4]", weights[kGateUp], {-1, n.width});
-  STD_TORCH_CHECK(weights[kGateUp].size(0) % 2 == 0, kOp, ": weights[4] must have an even number of rows, gate and up, got ",
-                  shape_string(weights[kGateUp]));
+  STD_TORCH_CHECK(weights[kGateUp].size(0) % 2 == 0, kOp,
+                  ": weights[4] must have an even number of rows, gate and up, got ", shape_string(weights[kGateUp]));
   n.inner = weights[kGateUp].size(0) / 2;
 
   const auto check_tensor = [&](const std::string& name, const Tensor& tensor, std::initializer_list<int64_t> shape) {
@@ -137,9 +135,11 @@ Sizes check(const Tensor& h, const std::vector<Tensor>& weights, const std::vect
 }
 
 template <typename Backend>
-std::tuple<Tensor, Tensor> forward_layers_(const Tensor& h, const std::vector<Tensor>& weights, const std::vector<Tensor>& biases,
-                       const Tensor& cos_sin, const Tensor& row_index, const Tensor& cu_rows, const Tensor& kv_lens,
-                       int64_t num_heads, double eps, const Tensor& k_cache, const Tensor& v_cache) {
+std::tuple<Tensor, Tensor> forward_layers_(const Tensor& h, const std::vector<Tensor>& weights,
+                                           const std::vector<Tensor>& biases, const Tensor& cos_sin,
+                                           const Tensor& row_index, const Tensor& cu_rows, const Tensor& kv_lens,
+                                           int64_t num_heads, double eps, const Tensor& k_cache,
+                                           const Tensor& v_cache) {
   const Sizes n = check(h, weights, biases, cos_sin, kv_lens, num_heads, k_cache, v_cache);
   const DType dtype = check_float(kOp, "h", h);
   const int64_t* index = check_index(kOp, "row_index", row_index, n.rows, h, "h");

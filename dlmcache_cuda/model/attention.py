@@ -106,7 +106,7 @@ def _beside_unknown(
     key_lengths: KeyLengths,
     dense: list[bool],
 ) -> Tensor:
-    """:func:`attention_with_lse` where other slots than the dense ones have unknown numbers of rows, so that
+    """:func:`attention` where other slots than the dense ones have unknown numbers of rows, so that
     only the device knows where a slot's rows begin: they are gathered instead of sliced."""
     scale, keys = q.shape[-1] ** -0.5, key_lengths.device.clone()
     slots = [slot for slot, is_dense in enumerate(dense) if is_dense]

@@ -17,6 +17,9 @@ from dlmcache_cuda.model.weights import BlockWeights
 # With more rows the arithmetic outweighs everything else, and all buffers at once would be large.
 _MOST_ROWS = 1024
 
+# Weights and biases as the operator takes them.
+_Tensors = tuple[list[Tensor], list[Tensor]]
+
 
 class WholeStack:
     """:func:`dlmcache_cuda.ops.forward_layers_` on the weights of a model's blocks."""
@@ -24,7 +27,7 @@ class WholeStack:
     def __init__(self, layers: Sequence[LladaBlock]) -> None:
         self._layers = layers
         # One attribute, so that threads see weights and tensors that belong together.
-        self._known: tuple[list[BlockWeights], tuple[list[Tensor], list[Tensor]] | None] = ([], None)
+        self._known: tuple[list[BlockWeights], _Tensors | None] = ([], None)
 
     def takes(self, rows: RowList, cache: KVCache, key_lengths: KeyLengths) -> bool:
         """Whether these rows may go through it: few, on a CPU, by plain matrices alone, and none of
@@ -49,9 +52,9 @@ class WholeStack:
             block.num_heads, block.eps, *cache.whole,
         )  # fmt: skip
 
-    def _tensors(self) -> tuple[list[Tensor], list[Tensor]] | None:
-        """Weights and biases as the operator takes them; None where a matrix is not plain. Blocks
-        get other weights when a proxy is put below their projections."""
+    def _tensors(self) -> _Tensors | None:
+        """None where a matrix is not plain. Blocks get other weights when a proxy is put below
+        their projections."""
         of, tensors = self._known
         now = [layer.weights for layer in self._layers]
         if len(of) != len(now) or any(a is not b for a, b in zip(of, now, strict=True)):
@@ -60,7 +63,7 @@ class WholeStack:
         return tensors
 
 
-def _tensors(blocks: Sequence[BlockWeights]) -> tuple[list[Tensor], list[Tensor]] | None:
+def _tensors(blocks: Sequence[BlockWeights]) -> _Tensors | None:
     weights, biases = [], []
     for block in blocks:
         matrices = (block.qkv, block.attn_out, block.gate_up, block.ff_out)

@@ -299,7 +299,7 @@ class CachePolicy:
 
     @property
     def follows_commits(self) -> bool:
-        """Whether :meth:`after_commit` does anything; what it would be told costs a few operations."""
+        """Whether :meth:`after_commit` does anything; to prepare what it is told takes time."""
         return type(self).after_commit is not CachePolicy.after_commit
 
     def after_commit(self, result: StepResult) -> None:

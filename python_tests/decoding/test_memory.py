@@ -98,7 +98,7 @@ def test_the_peak_is_at_most_and_nearly_the_predicted_one(name, size):
             model, prompts(), cache=name, steps=4, stop_at_eos=False, **SETTINGS
         )
     )
-    # The profiler sees matrices with proxies come, but not those go that were there before it began.
+    # The profiler sees matrices with proxies come, but not those go that were there before.
     now = [layer.weights.qkv for layer in model.layers]
     peak -= sum(old.nbytes for old, new in zip(before, now, strict=True) if old is not new)
     assert peak <= predicted.needed <= 1.1 * peak + SLACK, f"peak {peak}, predicted {predicted}"

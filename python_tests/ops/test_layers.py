@@ -149,7 +149,10 @@ QKV = 9 * HEAD_DIM
             lambda c: {"weights": changed(c["weights"], 5, torch.zeros(WIDTH, 40).half())},
             r"weights\[5\] must be Float, got Half",
         ),
-        (lambda c: {"row_index": c["row_index"][1:]}, r"row_index must have shape \[8\], got \[7\]"),
+        (
+            lambda c: {"row_index": c["row_index"][1:]},
+            r"row_index must have shape \[8\], got \[7\]",
+        ),
         (
             lambda c: {"row_index": c["row_index"] + 20},
             r"row_index\[\d\] is 26, allowed are -1 \(unused\) to 25",

@@ -154,6 +154,11 @@ std::tuple<Tensor, Tensor> forward_layers_(const Tensor& h, const std::vector<Te
   const Tensor q = buffer(n.heads * n.head_size), attended = buffer(n.heads * n.head_size);
   const Tensor gate_up = buffer(2 * n.inner), activation = buffer(n.inner);
 
+  // Every part under the name that it has alone.
+  const auto run = [&](const char* name, const auto& params) {
+    const NvtxRange range(name);
+    Backend::run(params, h);
+  };
   const auto add_norm = [&](const Tensor& x, const Tensor& weight, const Tensor& sum) {
     AddRmsNormParams p{};
     p.dtype = dtype;
@@ -167,7 +172,7 @@ std::tuple<Tensor, Tensor> forward_layers_(const Tensor& h, const std::vector<Te
     p.weight = weight.data_ptr();
     p.sum = sum.data_ptr();
     p.normed = normed.data_ptr();
-    Backend::run(p, h);
+    run("dlmcache::add_rms_norm", p);
   };
 
   RopeScatterKvParams rope{};
@@ -214,24 +219,25 @@ std::tuple<Tensor, Tensor> forward_layers_(const Tensor& h, const std::vector<Te
   norm.x_stride = h.stride(0);
   norm.weight = weights[kAttnNorm].data_ptr();
   norm.out = normed.data_ptr();
-  Backend::run(norm, h);
+  run("dlmcache::rms_norm", norm);
 
   const int64_t layer_bytes = n.cached * n.kv_heads * n.head_size * (dtype == DType::kFloat32 ? 4 : 2);
   const Tensor* before = &h;
   for (int64_t layer = 0; layer < n.layers; ++layer) {
+    const NvtxRange range(nvtx_enabled ? ("layer " + std::to_string(layer)).c_str() : "");
     const Tensor* w = weights.data() + layer * kWeightsPerLayer;
     rope.k_cache = static_cast<char*>(k_cache.data_ptr()) + layer * layer_bytes;
     rope.v_cache = static_cast<char*>(v_cache.data_ptr()) + layer * layer_bytes;
     attention.k = rope.k_cache;
     attention.v = rope.v_cache;
     linear_out(normed, w[kQkv], biases.empty() ? std::nullopt : std::optional(biases[layer]), qkv);
-    Backend::run(rope, h);
-    Backend::run(attention, h);
+    run("dlmcache::rope_scatter_kv_", rope);
+    run("dlmcache::attention_rows", attention);
     linear_out(attended, w[kAttnOut], std::nullopt, branch);
     add_norm(*before, w[kFfNorm], next_stream);
     std::swap(stream, next_stream);
     linear_out(normed, w[kGateUp], std::nullopt, gate_up);
-    Backend::run(swiglu, h);
+    run("dlmcache::swiglu", swiglu);
     linear_out(activation, w[kFfOut], std::nullopt, branch);
     if (layer + 1 == n.layers) break;
     add_norm(stream, w[kWeightsPerLayer + kAttnNorm], next_stream);

@@ -76,19 +76,24 @@ struct Partials {
 
 }  // namespace
 
-void run_attention_cpu(const char* op, AttentionParams& p, const Tensor& like) {
+void check_attention_lists(const char* op, const AttentionParams& p) {
   int64_t before = 0;
   for (int64_t s = 0; s <= p.num_slots; ++s) {
     STD_TORCH_CHECK(p.cu_rows[s] >= before && p.cu_rows[s] <= p.num_rows && (s > 0 || p.cu_rows[0] == 0), op,
-                    ": cu_rows must ascend from 0 to at most the ", p.num_rows, " rows of q, got cu_rows[", s,
+                    ": cu_rows must ascend from 0 to at most the ", p.num_rows, " rows, got cu_rows[", s,
                     "] = ", p.cu_rows[s]);
     before = p.cu_rows[s];
   }
-  const int64_t group = p.num_heads / p.num_kv_heads;
-  int64_t max_splits = 0, num_tiles = 0, scores = 0;
   for (int64_t s = 0; s < p.num_slots; ++s) {
     STD_TORCH_CHECK(p.kv_lens[s] >= 0 && p.kv_lens[s] <= p.capacity, op, ": kv_lens[", s, "] is ", p.kv_lens[s],
                     ", allowed are 0 to capacity = ", p.capacity);
+  }
+}
+
+void run_attention_cpu(AttentionParams& p, const Tensor& like) {
+  const int64_t group = p.num_heads / p.num_kv_heads;
+  int64_t max_splits = 0, num_tiles = 0, scores = 0;
+  for (int64_t s = 0; s < p.num_slots; ++s) {
     const int64_t packed = (p.cu_rows[s + 1] - p.cu_rows[s]) * group;
     if (packed == 0) continue;
     max_splits = std::max(max_splits, cpu::attention_splits(p.kv_lens[s]).count);
@@ -96,9 +101,10 @@ void run_attention_cpu(const char* op, AttentionParams& p, const Tensor& like) {
     scores += packed * p.kv_lens[s];
   }
   const int64_t row_bytes = p.num_heads * p.head_size * (p.dtype == DType::kFloat32 ? 4 : 2);
-  if (const int64_t unused = p.num_rows - before; unused > 0) {
-    std::memset(static_cast<char*>(p.out) + before * row_bytes, 0, unused * row_bytes);
-    if (p.lse) std::memset(p.lse + before * p.num_heads, 0, unused * p.num_heads * sizeof(float));
+  const int64_t used = p.cu_rows[p.num_slots];
+  if (const int64_t unused = p.num_rows - used; unused > 0) {
+    std::memset(static_cast<char*>(p.out) + used * row_bytes, 0, unused * row_bytes);
+    if (p.lse) std::memset(p.lse + used * p.num_heads, 0, unused * p.num_heads * sizeof(float));
   }
   if (num_tiles == 0 || p.num_heads == 0) return;
 
@@ -119,7 +125,7 @@ void run_attention_cpu(const char* op, AttentionParams& p, const Tensor& like) {
   if (!cut) return run();
   const Partials partials(p, like, max_splits);
   run();
-  run_cpu(cpu::attention_merge_rows, p, before, p.num_heads * max_splits * p.head_size / 4);
+  run_cpu(cpu::attention_merge_rows, p, used, p.num_heads * max_splits * p.head_size / 4);
 }
 
 #ifdef DLMCACHE_WITH_CUDA
@@ -141,8 +147,10 @@ namespace {
 std::tuple<Tensor, Tensor> attention_rows_cpu(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
                                               const Tensor& cu_rows, const Tensor& kv_lens, int64_t capacity,
                                               double scale, bool return_lse) {
-  return attention_rows(q, k_cache, v_cache, cu_rows, kv_lens, capacity, scale, return_lse,
-                        [&](AttentionParams& p) { run_attention_cpu(kOp, p, q); });
+  return attention_rows(q, k_cache, v_cache, cu_rows, kv_lens, capacity, scale, return_lse, [&](AttentionParams& p) {
+    check_attention_lists(kOp, p);
+    run_attention_cpu(p, q);
+  });
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { DLMCACHE_IMPL(m, "attention_rows", attention_rows_cpu); }

@@ -35,7 +35,7 @@ struct CpuLoops {
   static void run(const RopeScatterKvParams& p, const Tensor&) {
     run_cpu(cpu::rope_scatter_kv_rows, p, p.num_rows, (p.num_heads + 2 * p.num_kv_heads) * p.head_dim);
   }
-  static void run(AttentionParams p, const Tensor& like) { run_attention_cpu(kOp, p, like); }
+  static void run(AttentionParams p, const Tensor& like) { run_attention_cpu(p, like); }
   static void run(const SwigluParams& p, const Tensor&) { run_cpu(cpu::swiglu_rows, p, p.num_rows, 8 * p.width); }
 };
 
@@ -101,14 +101,13 @@ Sizes check(const Tensor& h, const std::vector<Tensor>& weights, const std::vect
   check_tensor("k_cache", k_cache, {-1, -1, -1, -1});
   check_tensor("v_cache", v_cache, {-1, -1, -1, -1});
   for (int64_t i = 0; i < n.layers * kWeightsPerLayer; ++i) {
-    const auto one = [&](std::initializer_list<int64_t> shape) {
-      check_tensor("weights[" + std::to_string(i) + "]", weights[i], shape);
-    };
+    const std::string name = "weights[" + std::to_string(i) + "]";
+    const auto one = [&](std::initializer_list<int64_t> shape) { check_tensor(name, weights[i], shape); };
     switch (i % kWeightsPerLayer) {
       case kAttnNorm:
       case kFfNorm:
         one({n.width});
-        check_contiguous(kOp, "a norm's weight", weights[i]);
+        check_contiguous(kOp, name.c_str(), weights[i]);
         break;
       case kQkv:
         one({n.qkv(), n.width});
@@ -201,6 +200,7 @@ std::tuple<Tensor, Tensor> forward_layers_(const Tensor& h, const std::vector<Te
   attention.kv_lens = lengths;
   attention.q = q.data_ptr();
   attention.out = attended.data_ptr();
+  if (h.is_cpu()) check_attention_lists(kOp, attention);  // before anything is written
 
   SwigluParams swiglu{};
   swiglu.dtype = dtype;

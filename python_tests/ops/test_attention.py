@@ -75,7 +75,7 @@ def only_slot(call: dict, slot: int, rows: slice | None = None) -> dict:
         ({"kv_lens": torch.tensor([6, 6]).int()}, "kv_lens must be Long, got Int"),
         ({"cu_rows": torch.tensor([1, 1, 3])}, r"ascend from 0 .* got cu_rows\[0\] = 1"),
         ({"cu_rows": torch.tensor([0, 2, 1])}, r"got cu_rows\[2\] = 1"),
-        ({"cu_rows": torch.tensor([0, 2, 4])}, r"at most the 3 rows of q, got cu_rows\[2\] = 4"),
+        ({"cu_rows": torch.tensor([0, 2, 4])}, r"at most the 3 rows, got cu_rows\[2\] = 4"),
         ({"kv_lens": torch.tensor([6, 7])}, r"kv_lens\[1\] is 7, allowed are 0 to capacity = 6"),
         ({"kv_lens": torch.tensor([-1, 6])}, r"kv_lens\[0\] is -1"),
         ({"capacity": -1}, "capacity must not be negative, got -1"),

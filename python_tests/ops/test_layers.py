@@ -127,7 +127,7 @@ QKV = 9 * HEAD_DIM
         ),
         (
             lambda c: {"weights": changed(c["weights"], 3, torch.zeros(2 * WIDTH)[::2])},
-            "a norm's weight must be contiguous",
+            r"weights\[3\] must be contiguous",
         ),
         (
             lambda c: {"weights": changed(c["weights"], 1, torch.zeros(QKV + 1, WIDTH))},
@@ -166,8 +166,10 @@ QKV = 9 * HEAD_DIM
 )
 def test_rejects(change, message):
     call = layers_call()
+    before = call["k_cache"].clone()
     with pytest.raises(RuntimeError, match=f"forward_layers_: .*{message}"):
         ops.forward_layers_(**{**call, **change(call)})
+    assert torch.equal(call["k_cache"], before)
 
 
 def test_rejects_an_odd_head_size():

@@ -17,6 +17,9 @@ from dlmcache_cuda.model.weights import BlockWeights
 # With more rows the arithmetic outweighs everything else, and all buffers at once would be large.
 _MOST_ROWS = 1024
 
+# Nor are larger matrices worth it: starting a product is nothing beside computing it.
+_LARGEST = 2**18
+
 # Weights and biases as the operator takes them.
 _Tensors = tuple[list[Tensor], list[Tensor]]
 
@@ -30,8 +33,8 @@ class WholeStack:
         self._known: tuple[list[BlockWeights], _Tensors | None] = ([], None)
 
     def takes(self, rows: RowList, cache: KVCache, key_lengths: KeyLengths) -> bool:
-        """Whether these rows may go through it: few, on a CPU, by plain matrices alone, and none of
-        them by dense attention."""
+        """Whether these rows may go through it: few, on a CPU, by plain and small matrices alone, and
+        none of them by dense attention."""
         return (
             rows.max_rows <= _MOST_ROWS
             and cache.whole is not None
@@ -53,7 +56,7 @@ class WholeStack:
         )  # fmt: skip
 
     def _tensors(self) -> _Tensors | None:
-        """None where a matrix is not plain. Blocks get other weights when a proxy is put below
+        """None where a matrix is not plain or not small. Blocks get other weights when a proxy is put below
         their projections."""
         of, tensors = self._known
         now = [layer.weights for layer in self._layers]
@@ -73,6 +76,8 @@ def _tensors(blocks: Sequence[BlockWeights]) -> _Tensors | None:
             return None
         qkv, attn_out, gate_up, ff_out = (matrix.rows() for matrix in matrices)
         qkv = qkv[: block.qkv_rows]
+        if max(part.numel() for part in (qkv, attn_out, gate_up, ff_out)) > _LARGEST:
+            return None
         weights += [block.attn_norm, qkv, attn_out, block.ff_norm, gate_up, ff_out]
         if block.qkv_bias is not None:
             biases.append(block.qkv_bias)

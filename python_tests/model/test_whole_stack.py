@@ -7,7 +7,7 @@ import torch
 
 import dlmcache_cuda
 from dlmcache_cuda.cache import RowList
-from dlmcache_cuda.model import attention, packed
+from dlmcache_cuda.model import attention, packed, whole_stack
 from dlmcache_cuda.model.attention import KeyLengths
 from dlmcache_cuda.model.proxy import stack_proxies
 from dlmcache_cuda.model.whole_stack import WholeStack
@@ -92,6 +92,9 @@ def test_when_it_is_taken(monkeypatch):
     assert takes(model, rows=1000)
     monkeypatch.setitem(attention.DENSE_FROM, "cpu", 1000)
     assert not takes(model, rows=1000) and takes(model, rows=999)
+    monkeypatch.setattr(whole_stack, "_LARGEST", 64 * 64)
+    assert not takes(random_model(3, **config))  # the projections have more rows
+    monkeypatch.undo()
     if packed.packs("cpu", torch.float32):
         monkeypatch.setattr(packed, "_PACKED_FROM", 1)
         assert not takes(random_model(3, **config))

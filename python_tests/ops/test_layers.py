@@ -1,181 +1,236 @@
-"""All layers by one call: to the bit what the operators give one by one, and its messages."""
+"""All layers by one call: the bits of the single operators, unused entries, messages."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
+from torch.nn.functional import linear
 
 from dlmcache_cuda import ops
-from dlmcache_cuda.testing.samples.layers import CAPACITY, HEAD_DIM, WIDTH, layers_call
+from dlmcache_cuda.ops import forward_layers_
+
+WIDTH, HEADS, KV_HEADS, HEAD_SIZE, INNER, EPS = 48, 4, 2, 12, 80, 1e-5
+QKV = (HEADS + 2 * KV_HEADS) * HEAD_SIZE
+
+
+def make_call(
+    rows=(5, 0, 3),
+    keys=(13, 7, 9),
+    capacity=14,
+    unused=0,
+    layers=3,
+    biases=False,
+    dtype=torch.float32,
+    device="cpu",
+) -> dict:
+    """Arguments of a call with random contents; the rows are the last of each slot's keys."""
+    shapes = ((WIDTH,), (QKV, WIDTH), (WIDTH, HEADS * HEAD_SIZE))
+    shapes += ((WIDTH,), (2 * INNER, WIDTH), (WIDTH, INNER))
+    angles = torch.rand(capacity, HEAD_SIZE // 2) * 6
+    index = [
+        slot * capacity + torch.arange(keys[slot] - count, keys[slot])
+        for slot, count in enumerate(rows)
+    ]
+    cache = (layers, len(rows) * capacity, KV_HEADS, HEAD_SIZE)
+
+    def randn(*shape: int) -> torch.Tensor:
+        return (torch.randn(*shape) * shape[-1] ** -0.5).to(device, dtype)
+
+    return {
+        "h": torch.randn(sum(rows) + unused, WIDTH).to(device, dtype),
+        "weights": [randn(*shape) for _ in range(layers) for shape in shapes],
+        "biases": [randn(QKV) for _ in range(layers)] if biases else [],
+        "cos_sin": torch.cat((angles.cos(), angles.sin()), dim=-1).to(device),
+        "row_index": torch.cat([*index, torch.full((unused,), -1)]).to(device),
+        "cu_rows": torch.tensor([0, *rows], device=device).cumsum(0),
+        "kv_lens": torch.tensor(keys, device=device),
+        "num_heads": HEADS,
+        "eps": EPS,
+        "k_cache": torch.randn(cache).to(device, dtype),
+        "v_cache": torch.randn(cache).to(device, dtype),
+    }
+
+
+def with_own_caches(call: dict) -> dict:
+    return call | {name: call[name].clone() for name in ("k_cache", "v_cache")}
 
 
 def one_by_one(
     h, weights, biases, cos_sin, row_index, cu_rows, kv_lens, num_heads, eps, k_cache, v_cache
 ):
-    ff_out = None
+    """The same by one call for each operator."""
+    capacity, scale = len(cos_sin), k_cache.shape[-1] ** -0.5
+    normed = ops.rms_norm(h, weights[0], eps)
     for layer in range(len(k_cache)):
+        _, w_qkv, w_attn_out, ff_norm, w_gate_up, w_ff_out = weights[6 * layer : 6 * layer + 6]
         k, v = k_cache[layer], v_cache[layer]
-        attn_norm, qkv, out, ff_norm, gate_up, down = weights[6 * layer : 6 * layer + 6]
-        if ff_out is None:
-            normed = ops.rms_norm(h, attn_norm, eps)
-        else:
-            h, normed = ops.add_rms_norm(h, ff_out, attn_norm, eps)
-        projected = F.linear(normed, qkv, biases[layer] if biases else None)
-        q = ops.rope_scatter_kv_(projected, cos_sin, row_index, CAPACITY, num_heads, k, v)
-        attended, _ = ops.attention_rows(q, k, v, cu_rows, kv_lens, CAPACITY, HEAD_DIM**-0.5)
-        h, normed = ops.add_rms_norm(h, F.linear(attended.flatten(1), out), ff_norm, eps)
-        ff_out = F.linear(ops.swiglu(F.linear(normed, gate_up)), down)
+        qkv = linear(normed, w_qkv, biases[layer] if biases else None)
+        q = ops.rope_scatter_kv_(qkv, cos_sin, row_index, capacity, num_heads, k, v)
+        out, _ = ops.attention_rows(q, k, v, cu_rows, kv_lens, capacity, scale)
+        h, normed = ops.add_rms_norm(h, linear(out.flatten(1), w_attn_out), ff_norm, eps)
+        ff_out = linear(ops.swiglu(linear(normed, w_gate_up)), w_ff_out)
+        if layer + 1 < len(k_cache):
+            h, normed = ops.add_rms_norm(h, ff_out, weights[6 * layer + 6], eps)
     return h, ff_out
 
 
-@pytest.fixture(params=[1, 2], ids="{} threads".format)
-def _threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
+def assert_same_bits(call: dict) -> None:
+    alone = with_own_caches(call)
+    results, expected = forward_layers_(**call), one_by_one(**alone)
+    names = ("k_cache", "v_cache")
+    pairs = [*zip(results, expected, strict=True), *((call[name], alone[name]) for name in names)]
+    for number, (result, expected_) in enumerate(pairs):
+        assert torch.equal(result, expected_), f"output {number}"
 
 
-@pytest.mark.usefixtures("_threads")
+LAYOUTS = {
+    "ragged": {},
+    "one-layer": {"layers": 1},
+    "unused": {"unused": 3},
+    "no-rows": {"rows": (0, 0), "keys": (4, 0)},
+    # Few rows over many keys, which several threads share, and rows enough for several threads.
+    "long": {"rows": (2,), "keys": (1300,), "capacity": 1300, "layers": 2},
+    "many-rows": {"rows": (150, 220), "keys": (200, 220), "capacity": 220, "layers": 2},
+}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("biases", [False, True], ids=["plain", "biases"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])
-@pytest.mark.parametrize("layers", [1, 2, 5])
-def test_the_bits_of_the_single_operators(dtype, bias, layers, device):
-    shape = {"layers": layers, "num_heads": 4, "num_kv_heads": 2, "bias": bias, "unused": 2}
-    call = layers_call(dtype, device=device, **shape)
-    apart = {**call, "k_cache": call["k_cache"].clone(), "v_cache": call["v_cache"].clone()}
-    found, expected = ops.forward_layers_(**call), one_by_one(**apart)
-    # Behind the used rows -1 stands for none: what is computed there is nobody's.
-    used = int(call["cu_rows"][-1])
-    for a, b in zip(found, expected, strict=True):
-        assert torch.equal(a[:used], b[:used])
-    assert torch.equal(call["k_cache"], apart["k_cache"])
-    assert torch.equal(call["v_cache"], apart["v_cache"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gives_the_bits_of_the_single_operators(layout, dtype, biases, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert_same_bits(make_call(dtype=dtype, biases=biases, **LAYOUTS[layout]))
+    finally:
+        torch.set_num_threads(before)
 
 
-def test_only_the_listed_rows_of_the_cache_change(device):
-    call = layers_call(layers=2, unused=3, device=device)
-    before = call["k_cache"].clone(), call["v_cache"].clone()
-    ops.forward_layers_(**call)
-    others = torch.ones(len(before[0][0]), dtype=torch.bool, device=device)
-    others[call["row_index"][call["row_index"] >= 0]] = False
-    for cache, old in zip((call["k_cache"], call["v_cache"]), before, strict=True):
-        assert torch.equal(cache[:, others], old[:, others])
-        assert not torch.isclose(cache[:, ~others], old[:, ~others]).all(-1).any()
+def test_slices_of_wider_tensors(device):
+    call = make_call(biases=True, device=device)
+    call["h"] = torch.randn(8, WIDTH + 5, device=device)[:, 3 : 3 + WIDTH]
+    # Projections with a proxy below them, and a matrix whose rows lie apart.
+    call["weights"][1] = torch.randn(QKV + 7, WIDTH, device=device)[:QKV]
+    call["weights"][8] = torch.randn(WIDTH, HEADS * HEAD_SIZE + 1, device=device)[:, 1:]
+    assert_same_bits(call)
 
 
-def test_rows_that_are_not_listed_are_no_input(device):
-    """NaN in a row of the cache behind the keys, or in an unused entry, reaches nothing."""
-    call = layers_call(layers=2, unused=2, device=device)
-    clean = {**call, "k_cache": call["k_cache"].clone(), "v_cache": call["v_cache"].clone()}
-    used = int(call["cu_rows"][-1])
-    call["k_cache"][:, 12], call["h"][used:] = torch.nan, torch.nan
-    for a, b in zip(ops.forward_layers_(**call), ops.forward_layers_(**clean), strict=True):
-        assert torch.equal(a[:used], b[:used])
+def test_unused_entries_write_nothing(device):
+    call = make_call(unused=4, biases=True, device=device)
+    call["h"][8:] = float("nan")
+    before = with_own_caches(call)
+    results = forward_layers_(**call)
+    listed = call["row_index"][:8]
+    others = torch.ones(call["k_cache"].shape[1], dtype=torch.bool, device=device)
+    others[listed] = False
+    for name in ("k_cache", "v_cache"):
+        assert torch.equal(call[name][:, others], before[name][:, others])
+        assert (call[name][:, listed] != before[name][:, listed]).any(-1).all()
+    # Nor do they change what is used.
+    used = before | {"h": call["h"][:8], "row_index": listed}
+    for result, expected in zip(results, forward_layers_(**used), strict=True):
+        torch.testing.assert_close(result[:8], expected, rtol=1e-5, atol=1e-5)
 
 
-def changed(weights: list[torch.Tensor], place: int, tensor: torch.Tensor) -> list[torch.Tensor]:
-    return [tensor if i == place else old for i, old in enumerate(weights)]
+def test_unused_entries_of_zeros_stay_zeros(device):
+    call = make_call(unused=2, biases=True, device=device)
+    call["h"][8:] = 0
+    for result in forward_layers_(**call):
+        assert not result[8:].any() and result[:8].any(-1).all()
 
 
-QKV = 9 * HEAD_DIM
+def changed(name: str, place: int, change) -> dict:
+    """One tensor of a list, changed."""
+    return {name: lambda tensors: [change(t) if i == place else t for i, t in enumerate(tensors)]}
+
+
+def transposed(tensor: torch.Tensor) -> torch.Tensor:
+    """The same numbers, the last two dimensions the other way round in memory."""
+    return tensor.mT.contiguous().mT
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("changes", "message"),
     [
-        (lambda c: {"h": c["h"][0]}, r"h must have shape \[\*, \*\], got \[24\]"),
-        (lambda c: {"h": c["h"].double()}, "h must be float32, float16 or bfloat16, got Double"),
-        (lambda c: {"h": c["h"].t().contiguous().t()}, "h must be contiguous in its last dim"),
-        (lambda c: {"k_cache": c["k_cache"][0]}, r"k_cache must have shape \[\*, \*, \*, \*\]"),
-        (lambda c: {"k_cache": c["k_cache"].half()}, "k_cache must be Float, got Half"),
-        (lambda c: {"v_cache": c["v_cache"].half()}, "v_cache must be Float, got Half"),
-        (lambda c: {"v_cache": c["v_cache"][:, 1:]}, r"v_cache must have shape \[1, 26, 3, 8\]"),
+        ({"h": lambda t: t[0]}, r"h must have shape \[\*, \*\], got \[48\]"),
+        ({"k_cache": lambda t: t[0]}, r"k_cache must have shape \[\*, \*, \*, \*\], got \[42, 2"),
+        ({"cos_sin": lambda t: t[:, 2:]}, r"cos_sin must have shape \[\*, 12\], got \[14, 10\]"),
+        ({"kv_lens": lambda t: t[None]}, r"kv_lens must have shape \[\*\], got \[1, 3\]"),
+        ({"v_cache": lambda t: t[:2]}, r"v_cache must have shape \[3, 42, 2, 12\], got \[2, 42"),
         (
-            lambda c: {"k_cache": c["k_cache"].transpose(1, 2).contiguous().transpose(1, 2)},
-            "k_cache must be contiguous",
+            {"cos_sin": lambda t: t[1:]},
+            r"k_cache must have slots \* capacity = 3 \* 13 rows "
+            r"\(entries of kv_lens, rows of cos_sin\), got 42",
+        ),
+        ({"kv_lens": lambda t: t[1:]}, r"slots \* capacity = 2 \* 14 rows .*, got 42"),
+        ({"num_heads": lambda _: 3}, "num_heads is 3, it must be a positive multiple of the 2 "),
+        ({"num_heads": lambda _: 0}, "num_heads is 0, it must be a positive multiple of the 2 "),
+        ({"num_heads": lambda _: -2}, "num_heads is -2, it must be a positive multiple of the 2 "),
+        (
+            {"k_cache": lambda t: t[:, :, :0], "v_cache": lambda t: t[:, :, :0]},
+            "num_heads is 4, it must be a positive multiple of the 0 heads of k_cache",
         ),
         (
-            lambda c: {"v_cache": c["v_cache"].transpose(1, 2).contiguous().transpose(1, 2)},
-            "v_cache must be contiguous",
+            {name: lambda t: t[..., :11] for name in ("k_cache", "v_cache", "cos_sin")},
+            r"the head size \(last dimension of k_cache\) must be even, got 11",
         ),
-        (lambda c: {"cos_sin": c["cos_sin"][:, :6]}, r"cos_sin must have shape \[\*, 8\]"),
-        (lambda c: {"cos_sin": c["cos_sin"].half()}, "cos_sin must be Float, got Half"),
-        (lambda c: {"cos_sin": c["cos_sin"].t().contiguous().t()}, "cos_sin must be contiguous"),
-        (lambda c: {"kv_lens": c["kv_lens"][None]}, r"kv_lens must have shape \[\*\]"),
-        (lambda c: {"kv_lens": c["kv_lens"].int()}, "kv_lens must be Long, got Int"),
+        ({"weights": lambda w: w[1:]}, "weights must be six tensors for each of the 3 .* got 17"),
         (
-            lambda c: {"kv_lens": c["kv_lens"][:1]},
-            r"slots \* capacity = 1 \* 13 rows .*, got 26",
+            {"k_cache": lambda t: t[:0], "v_cache": lambda t: t[:0], "weights": lambda w: []},
+            "weights must be six tensors for each of the 0 layers of k_cache, got 0",
         ),
         (
-            lambda c: {"kv_lens": torch.tensor([14, 2])},
-            r"kv_lens\[0\] is 14, allowed are 0 to capacity = 13",
+            {"biases": lambda b: b[1:]},
+            "biases must be empty or one tensor for each of the 3 layers of k_cache, got 2",
         ),
-        (lambda c: {"num_heads": 4}, "num_heads is 4, it must be a positive multiple of the 3"),
-        (lambda c: {"num_heads": 0}, "num_heads is 0, it must be a positive multiple of the 3"),
-        (lambda c: {"weights": c["weights"][:5]}, "six tensors for each of the 1 layers .* got 5"),
-        (lambda c: {"biases": [torch.zeros(QKV)] * 2}, "biases must be empty or one .* got 2"),
+        (changed("weights", 4, lambda t: t[0]), r"weights\[4\] must have shape \[\*, 48\], got"),
         (
-            lambda c: {"biases": [torch.zeros(QKV - 1)]},
-            rf"biases\[0\] must have shape \[{QKV}\], got \[{QKV - 1}\]",
+            changed("weights", 4, lambda t: t[1:]),
+            r"weights\[4\] must have an even number of rows, gate and up, got \[159, 48\]",
         ),
+        (changed("weights", 0, lambda t: t[1:]), r"weights\[0\] must have shape \[48\], got \[47"),
+        (changed("weights", 7, lambda t: t[1:]), r"weights\[7\] must have shape \[96, 48\], got"),
+        (changed("weights", 8, lambda t: t[:, 1:]), r"weights\[8\] must have shape \[48, 48\], g"),
+        (changed("weights", 15, lambda t: t[1:]), r"weights\[15\] must have shape \[48\], got"),
+        (changed("weights", 16, lambda t: t[2:]), r"weights\[16\] must have shape \[160, 48\], g"),
+        (changed("weights", 5, lambda t: t[:, 1:]), r"weights\[5\] must have shape \[48, 80\], g"),
+        (changed("biases", 2, lambda t: t[1:]), r"biases\[2\] must have shape \[96\], got \[95\]"),
+        ({"h": lambda t: t.double()}, "h must be float32, float16 or bfloat16, got Double"),
+        ({"k_cache": lambda t: t.half()}, "k_cache must be Float, got Half"),
+        ({"v_cache": lambda t: t.bfloat16()}, "v_cache must be Float, got BFloat16"),
+        (changed("weights", 9, lambda t: t.half()), r"weights\[9\] must be Float, got Half"),
+        (changed("weights", 10, lambda t: t.half()), r"weights\[10\] must be Float, got Half"),
+        (changed("biases", 1, lambda t: t.half()), r"biases\[1\] must be Float, got Half"),
+        ({"cos_sin": lambda t: t.half()}, "cos_sin must be Float, got Half"),
+        ({"h": transposed}, "h must be contiguous in its last dimension"),
         (
-            lambda c: {"weights": changed(c["weights"], 0, torch.zeros(WIDTH + 1))},
-            r"weights\[0\] must have shape \[24\], got \[25\]",
+            changed("weights", 6, lambda t: t.repeat_interleave(2)[::2]),
+            r"weights\[6\] must be contiguous",
         ),
-        (
-            lambda c: {"weights": changed(c["weights"], 3, torch.zeros(2 * WIDTH)[::2])},
-            r"weights\[3\] must be contiguous",
-        ),
-        (
-            lambda c: {"weights": changed(c["weights"], 1, torch.zeros(QKV + 1, WIDTH))},
-            rf"weights\[1\] must have shape \[{QKV}, 24\]",
-        ),
-        (
-            lambda c: {"weights": changed(c["weights"], 2, torch.zeros(WIDTH, 25))},
-            r"weights\[2\] must have shape \[24, 24\], got \[24, 25\]",
-        ),
-        (
-            lambda c: {"weights": changed(c["weights"], 4, torch.zeros(7, WIDTH))},
-            r"weights\[4\] must have an even number of rows, gate and up, got \[7, 24\]",
-        ),
-        (
-            lambda c: {"weights": changed(c["weights"], 5, torch.zeros(WIDTH, 41))},
-            r"weights\[5\] must have shape \[24, 40\], got \[24, 41\]",
-        ),
-        (
-            lambda c: {"weights": changed(c["weights"], 5, torch.zeros(WIDTH, 40).half())},
-            r"weights\[5\] must be Float, got Half",
-        ),
-        (
-            lambda c: {"row_index": c["row_index"][1:]},
-            r"row_index must have shape \[8\], got \[7\]",
-        ),
-        (
-            lambda c: {"row_index": c["row_index"] + 20},
-            r"row_index\[\d\] is 26, allowed are -1 \(unused\) to 25",
-        ),
-        (lambda c: {"cu_rows": c["cu_rows"][1:]}, r"cu_rows must have shape \[3\], got \[2\]"),
-        (
-            lambda c: {"cu_rows": torch.tensor([0, 5, 9])},
-            r"cu_rows must ascend from 0 to at most the 8 rows",
-        ),
+        ({"cos_sin": transposed}, "cos_sin must be contiguous"),
+        ({"k_cache": transposed}, "k_cache must be contiguous"),
+        ({"v_cache": transposed}, "v_cache must be contiguous"),
+        ({"row_index": lambda t: t[1:]}, r"row_index must have shape \[8\], got \[7\]"),
+        ({"row_index": lambda t: t.int()}, "row_index must be Long, got Int"),
+        ({"row_index": lambda t: t.repeat_interleave(2)[::2]}, "row_index must be contiguous"),
+        ({"row_index": lambda t: t + 6}, r"row_index\[7\] is 42, allowed are -1 \(unused\) to 41"),
+        ({"row_index": lambda t: t - 10}, r"row_index\[0\] is -2, allowed are -1 \(unused\) to 41"),
+        ({"cu_rows": lambda t: t[1:]}, r"cu_rows must have shape \[4\], got \[3\]"),
+        ({"cu_rows": lambda t: t.int()}, "cu_rows must be Long, got Int"),
+        ({"cu_rows": lambda t: t + 1}, r"ascend from 0 .* got cu_rows\[0\] = 1"),
+        ({"cu_rows": lambda t: t * 2}, r"at most the 8 rows, got cu_rows\[1\] = 10"),
+        ({"cu_rows": lambda t: t[[0, 3, 2, 3]]}, r"must ascend .* got cu_rows\[2\] = 5"),
+        ({"kv_lens": lambda t: t.int()}, "kv_lens must be Long, got Int"),
+        ({"kv_lens": lambda t: t + 2}, r"kv_lens\[0\] is 15, allowed are 0 to capacity = 14"),
+        ({"kv_lens": lambda t: t - 8}, r"kv_lens\[1\] is -1, allowed are 0 to capacity = 14"),
     ],
 )
-def test_rejects(change, message):
-    call = layers_call()
-    before = call["k_cache"].clone()
+def test_wrong_arguments_are_refused_before_anything_is_written(changes, message):
+    call = make_call(biases=True)
+    call |= {name: change(call[name]) for name, change in changes.items()}
+    before = with_own_caches(call)
     with pytest.raises(RuntimeError, match=f"forward_layers_: .*{message}"):
-        ops.forward_layers_(**{**call, **change(call)})
-    assert torch.equal(call["k_cache"], before)
-
-
-def test_rejects_an_odd_head_size():
-    call = layers_call()
-    for name in ("k_cache", "v_cache"):
-        call[name] = torch.zeros(1, 26, 3, 7)
-    call["cos_sin"] = torch.zeros(CAPACITY, 7)
-    with pytest.raises(RuntimeError, match="forward_layers_: the head size .* must be even, got 7"):
-        ops.forward_layers_(**call)
+        forward_layers_(**call)
+    assert torch.equal(call["k_cache"], before["k_cache"])
+    assert torch.equal(call["v_cache"], before["v_cache"])

@@ -10,16 +10,6 @@ from torch import Tensor
 
 from dlmcache_cuda.decoding.arguments import DecodeSettings
 from dlmcache_cuda.decoding.canvas import Canvas
-from dlmcache_cuda.decoding.control import (
-    FREE_SLOT,
-    NO_LIMIT,
-    ControlBlock,
-    StepControl,
-    due_rows,
-    flatten,
-    listed_rows,
-    slot_numbers,
-)
 from dlmcache_cuda.decoding.events import SequenceUpdate, StepEvent
 from dlmcache_cuda.decoding.graphs import StepGraphs
 from dlmcache_cuda.decoding.orders import draw_orders
@@ -30,20 +20,18 @@ from dlmcache_cuda.decoding.regions import Region
 from dlmcache_cuda.decoding.repeats import of_slots, whole_ranges
 from dlmcache_cuda.decoding.slots import Slot, SlotStatus
 from dlmcache_cuda.decoding.step_outcome import StepOutcome
+from dlmcache_cuda.decoding.step_planner import StepPlanner
 from dlmcache_cuda.decoding.step_program import StepOutput, StepProgram
-from dlmcache_cuda.decoding.step_shape import StepShape
 from dlmcache_cuda.decoding.trace import SequenceTrace
 from dlmcache_cuda.model import Llada
 from dlmcache_cuda.policies import (
     CachePolicy,
     Frame,
-    SlotPlan,
-    SlotView,
     StepPlan,
     StepView,
 )
 from dlmcache_cuda.profiling import annotated
-from dlmcache_cuda.stack import BudgetPlan, SlotRows, Stack, plan_budgets
+from dlmcache_cuda.stack import Stack
 
 
 class SlotDecoder:
@@ -112,14 +100,7 @@ class SlotDecoder:
             self.graphs = StepGraphs(
                 device, self.timer, lambda: [layer.weights for layer in model.layers]
             )
-        self._block = ControlBlock.of_slots(
-            device,
-            num_slots,
-            self.canvas.network_slots // num_slots,
-            model.config.n_layers,
-            capacity,
-            num_slots * capacity if policy.lists_rows else 0,
-        )
+        self._planner = StepPlanner(self)
         # Graphs know the table by its address: it must outlive them.
         self._cos_sin = model.cos_sin(capacity)
         self.end_ids = torch.tensor(model.end_token_ids, dtype=torch.int64, device=device)
@@ -239,19 +220,21 @@ class SlotDecoder:
             before: with guidance, what it goes on with: of twins it may have guessed one right.
             marked: the step is repeated; so many rows of each slot of the network are marked.
         """
-        slots = self._slot_rows(step, plan, boundary is not None, marked)
-        budgets = self._plan_budgets(slots, boundary)
-        shape = self._shape(step, plan, slots, budgets, boundary is not None, marked is not None)
+        slots = self._planner.slot_rows(step, plan, boundary is not None, marked)
+        budgets = self._planner.budgets(slots, boundary)
+        shape = self._planner.shape(
+            step, plan, slots, budgets, boundary is not None, marked is not None
+        )
         first = boundary is None and marked is None
         partial = any(
             view is None and slot is not None
             for view, slot in zip(step.slots, self.slots, strict=True)
         )
-        captured = self.graphs is not None and first and self._may_capture(plan)
+        captured = self.graphs is not None and first and self._planner.may_capture(plan)
         if captured:
             shape = shape.rounded()
             plan.window_rows = shape.window
-        control = self._upload(step, plan, budgets, shape, boundary)
+        control = self._planner.upload(step, plan, budgets, shape, boundary)
         return StepProgram(
             self, step, plan, control, shape, budgets, boundary, before, partial, captured
         )
@@ -274,142 +257,6 @@ class SlotDecoder:
     def _read(self, output: StepOutput) -> list[int]:
         """The report on the host, which waits for it."""
         return output.report.tolist()
-
-    def _slot_rows(
-        self, step: StepView, plan: StepPlan, resumes: bool, marked: Sequence[int] | None
-    ) -> list[SlotRows]:
-        """What every slot of the network brings to its layers."""
-        slots = []
-        for slot, (view, chosen) in enumerate(zip(step.slots, plan.slots, strict=True)):
-            if view is None:
-                slots.append(SlotRows(chosen, 0, 0, 0, 0))
-                continue
-            rows = chosen.end - chosen.begin
-            if resumes:
-                rows = 0
-            elif chosen.marked:
-                rows = self._room(view, chosen) if marked is None else marked[slot]
-            forced = self.policy.max_forced(view, chosen)
-            slots.append(SlotRows(chosen, view.gen_length, view.length, rows, forced))
-        return self.canvas.twinned(slots)
-
-    def _room(self, view: SlotView, plan: SlotPlan) -> int:
-        """Marked rows of a slot that a step makes room for."""
-        most = self.policy.max_rows(view, plan)
-        expected = self.policy.expected_rows(view, plan)
-        return most if expected is None else min(expected, most)
-
-    def _plan_budgets(
-        self, slots: Sequence[SlotRows], boundary: Sequence[int | None] | None
-    ) -> BudgetPlan | None:
-        """Where the host can know them before the step: not where an exact step tests drift."""
-        spec = self.stack.spec
-        if spec.selection is None or (self.exact and spec.tracking is not None):
-            return None
-        return plan_budgets(spec.selection, self.model.config.n_layers, slots, boundary)
-
-    def _shape(
-        self,
-        step: StepView,
-        plan: StepPlan,
-        slots: Sequence[SlotRows],
-        budgets: BudgetPlan | None,
-        resumes: bool,
-        repeats: bool,
-    ) -> StepShape:
-        marked = any(slot.marked for slot in plan.slots)
-        unknown = any(slot.marked and slot.rows is None for slot in plan.slots)
-        counts = tuple(slot.carried for slot in slots)
-        entering, predicted, committable = sum(counts), None, None
-        expected = False
-        if unknown and not resumes and not repeats and not self.exact:
-            expected = any(
-                self.policy.expected_rows(view, chosen) is not None
-                for view, chosen in zip(step.slots, plan.slots, strict=True)
-                if chosen.marked
-            )
-        whole = self.policy.head_scope == "all"
-        if self.random_order:
-            predicted = sum(len(view.due) for view in step.slots if view is not None)
-        elif not self.exact or not (whole or marked):
-            predicted = sum(
-                min(
-                    slot.num_candidates(chosen),
-                    NO_LIMIT if chosen.window is None else chosen.window,
-                )
-                for slot, view, chosen in zip(self.slots, step.slots, plan.slots, strict=True)
-                if view is not None
-            )
-            if whole:
-                # Every row that enters may predict one of the masks.
-                masks = sum(_masks_at_most(view) for view in step.slots if view is not None)
-                predicted, committable = min(masks, entering), predicted
-        if unknown and not resumes:
-            counts = tuple(
-                None if slot.plan.marked and slot.plan.rows is None else slot.carried
-                for slot in slots
-            )
-            entering = None if self.exact else entering
-        return StepShape(
-            entering=entering,
-            counts=counts,
-            predicted=predicted,
-            committable=committable,
-            listed=sum(len(slot.rows or ()) for slot in plan.slots),
-            window=plan.window_rows,
-            budgets=None if budgets is None else tuple(budgets.sizes),
-            marked=marked,
-            expected=expected,
-            may_lack=marked and not resumes and self.policy.may_lack_rows,
-            limited=any(slot.window is not None for slot in plan.slots),
-            sliced=any(slot.slice_shift for slot in plan.slots),
-            tested=any(slot.tested for slot in plan.slots) and not resumes,
-            cuts=any(self._may_cut(slot) or self._pads(slot) for slot in self.slots),
-            given=any(slot is not None and slot.region.has_given for slot in self.slots),
-            resumes=resumes,
-        )
-
-    def _may_capture(self, plan: StepPlan) -> bool:
-        """Refreshes compute so much that launching kernels one by one costs nothing; their row
-        counts, which choose dense attention, would make every graph one of a kind."""
-        return not any(slot.refresh for slot in plan.slots)
-
-    def _may_cut(self, slot: Slot | None) -> bool:
-        cuts = self.policy.cuts_at_eos and self.policy.frame.end_token_id is not None
-        return cuts and slot is not None and not slot.was_cut
-
-    def _pads(self, slot: Slot | None) -> bool:
-        every = self.policy.pad_steps
-        return every is not None and slot is not None and (slot.step + 1) % every == 0
-
-    def _upload(
-        self,
-        step: StepView,
-        plan: StepPlan,
-        budgets: BudgetPlan | None,
-        shape: StepShape,
-        boundary: Sequence[int | None] | None,
-    ) -> StepControl:
-        numbers = [
-            FREE_SLOT
-            if view is None
-            else slot_numbers(slot, view, chosen, self._may_cut(slot), self._pads(slot))
-            for slot, view, chosen in zip(self.slots, step.slots, plan.slots, strict=True)
-        ]
-        extra = [] if budgets is None else [n for layer in budgets.rows for n in layer]
-        extra += listed_rows(plan.slots, self.canvas.capacity, shape.listed)
-        if self.random_order:
-            extra += due_rows(step.slots, self.canvas.capacity, shape.predicted)
-        copies = self.canvas.network_slots // self.canvas.num_slots
-        bounds = [0] * self.canvas.network_slots
-        if boundary is not None:
-            layers, views = self.model.config.n_layers, self.canvas.twinned(step.slots)
-            bounds = [
-                0 if view is None else layers if bound is None else bound
-                for view, bound in zip(views, boundary, strict=True)
-            ]
-        block = self._block.upload(flatten(numbers, bounds, extra))
-        return StepControl(block, len(numbers), copies)
 
     def _advance(self, plan: StepPlan, outcome: StepOutcome) -> dict[int, DecodedSequence]:
         active = [(place, slot) for place, slot in enumerate(self.slots) if slot is not None]
@@ -511,11 +358,6 @@ def reads_nothing(device: torch.device) -> bool:
 def captures_steps(settings: DecodeSettings) -> bool:
     """Whether steps are captured as CUDA graphs."""
     return settings.cuda_graphs
-
-
-def _masks_at_most(view: SlotView) -> int:
-    """Masks in a canvas; those behind an early end are not counted one by one."""
-    return view.masks_to_end if view.end == view.length else view.gen_length
 
 
 def _id_tensor(ids: Sequence[int], device: torch.device) -> Tensor | None:

@@ -33,8 +33,8 @@ class WholeStack:
         self._known: tuple[list[BlockWeights], _Tensors | None] = ([], None)
 
     def takes(self, rows: RowList, cache: KVCache, key_lengths: KeyLengths) -> bool:
-        """Whether these rows may go through it: few, on a CPU, by plain and small matrices alone, and
-        none of them by dense attention."""
+        """Whether these rows may go through it: few, on a CPU, by plain and small matrices alone,
+        and none of them by dense attention."""
         return (
             rows.max_rows <= _MOST_ROWS
             and cache.whole is not None
@@ -56,8 +56,8 @@ class WholeStack:
         )  # fmt: skip
 
     def _tensors(self) -> _Tensors | None:
-        """None where a matrix is not plain or not small. Blocks get other weights when a proxy is put below
-        their projections."""
+        """None where a matrix is not plain or not small. Blocks get other weights when a proxy is
+        put below their projections."""
         of, tensors = self._known
         now = [layer.weights for layer in self._layers]
         if len(of) != len(now) or any(a is not b for a, b in zip(of, now, strict=True)):

@@ -71,7 +71,9 @@ def measure(model: Any, text: str, canvas: int, rounds: int) -> dict[int, Steps]
         task = progress.add_task("rounds", total=rounds * len(rows))
         for _ in range(rounds):
             for n, row in rows.items():
-                found[n].measure(model, row, prompts, 0 if n == 1 else 1, STEPS[n])
+                # The first step of the next block would recompute everything again.
+                steps = min(STEPS[n], canvas // n - 1)
+                found[n].measure(model, row, prompts, 0 if n == 1 else 1, steps)
                 progress.advance(task)
     return found
 

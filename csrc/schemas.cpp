@@ -39,6 +39,15 @@ STABLE_TORCH_LIBRARY(dlmcache, m) {
       "forward_layers_(Tensor h, Tensor[] weights, Tensor[] biases, Tensor cos_sin, Tensor row_index, Tensor cu_rows, "
       "Tensor kv_lens, int num_heads, float eps, Tensor(a!) k_cache, Tensor(b!) v_cache) -> (Tensor, Tensor)");
 
+  // tracked_layers: the same with inputs [layers, M, W], found [layers, M] bool; tested [S] bool, limits [S]; lists of
+  //   tracked, window and open rows -> the two terms behind the last layer that ran [R, W], similarities [layers, S] fp32
+  m.def(
+      "track_layers_(Tensor h, Tensor[] weights, Tensor[] biases, Tensor cos_sin, Tensor row_index, Tensor cu_rows, "
+      "Tensor kv_lens, int num_heads, float eps, Tensor(a!) k_cache, Tensor(b!) v_cache, int first_layer, "
+      "Tensor(c!) inputs, Tensor(d!) found, Tensor tracked_index, Tensor cu_tracked, Tensor tested, float gamma, "
+      "int similarity, Tensor window_index, Tensor cu_window, Tensor open_index, Tensor cu_open, Tensor limits) "
+      "-> (Tensor, Tensor, Tensor)");
+
   // head: hidden [R, W], weight [V, W] -> token [R] int64, log_confidence [R] fp32,
   //   second_token [R] int64, second_log_confidence [R] fp32, entropy [R] fp32 (the last three [0] unless extras)
   m.def(

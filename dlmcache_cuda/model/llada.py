@@ -69,6 +69,7 @@ class Llada:
             LLaDA-V.
         path: the checkpoint's folder; name: what it is called in messages and tables.
         layers: the blocks, for policies that run their parts one by one.
+        whole_stack: all of them by one operator, for rows that it takes.
         embedding ``[V, W]``, final_norm ``[W]``, head ``[V, W]``: the other weights.
     """
 
@@ -94,7 +95,7 @@ class Llada:
         self.final_norm = weights.final_norm
         self._head = Head(weights.head)
         self.layers = [LladaBlock(config, block) for block in weights.blocks]
-        self._whole_stack = WholeStack(self.layers)
+        self.whole_stack = WholeStack(self.layers)
         self._rope = RopeTable(config.head_dim, config.rope_theta, self.device)
         self._tokenizer: Any = None
         self._tokenizer_lock = threading.Lock()
@@ -208,8 +209,8 @@ class Llada:
         lengths = KeyLengths(kv_lens, None if kv_lens_host is None else tuple(kv_lens_host))
         cos_sin = self.cos_sin(rows.capacity)
         h = self.embed(tokens, rows.row_index, prompt_embeds)
-        if self._whole_stack.takes(rows, cache, lengths):
-            h, ff_out = self._whole_stack.forward(h, rows, cos_sin, cache, lengths)
+        if self.whole_stack.takes(rows, cache, lengths):
+            h, ff_out = self.whole_stack.forward(h, rows, cos_sin, cache, lengths)
             return h + ff_out
         normed = self.layers[0].normed(h)
         for number, block in enumerate(self.layers):

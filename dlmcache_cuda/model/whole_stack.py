@@ -4,6 +4,7 @@ they do."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -48,9 +49,29 @@ class WholeStack:
     ) -> tuple[Tensor, Tensor]:
         """What all blocks make of the embeddings ``h [R, W]``: the two terms of the residual stream
         behind the last one."""
+        return ops.forward_layers_(*self._arguments(h, rows, cos_sin, cache, key_lengths))
+
+    def forward_tracked(
+        self,
+        h: Tensor,
+        rows: RowList,
+        cos_sin: Tensor,
+        cache: KVCache,
+        key_lengths: KeyLengths,
+        first_layer: int,
+        **tracking: Any,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """From a layer on, whose inputs ``h`` are, up to the first in which a test fails; see
+        :func:`dlmcache_cuda.ops.track_layers_`."""
+        arguments = self._arguments(h, rows, cos_sin, cache, key_lengths)
+        return ops.track_layers_(*arguments, first_layer, **tracking)
+
+    def _arguments(
+        self, h: Tensor, rows: RowList, cos_sin: Tensor, cache: KVCache, key_lengths: KeyLengths
+    ) -> tuple[Any, ...]:
         weights, biases = self._tensors()
         block = self._layers[0]
-        return ops.forward_layers_(
+        return (
             h, weights, biases, cos_sin, rows.row_index, rows.cu_rows, key_lengths.device,
             block.num_heads, block.eps, *cache.whole,
         )  # fmt: skip

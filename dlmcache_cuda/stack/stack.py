@@ -14,7 +14,7 @@ from dlmcache_cuda.policies import StackSpec
 from dlmcache_cuda.profiling import annotate
 from dlmcache_cuda.stack.budgets import SlotRows, is_sparse, layer_rows
 from dlmcache_cuda.stack.rollout import rollout_importance
-from dlmcache_cuda.stack.row_sets import flagged_rows
+from dlmcache_cuda.stack.row_sets import flagged_rows, places_of
 from dlmcache_cuda.stack.selection import Selection
 from dlmcache_cuda.stack.step import LayerSelection, StackResult, StackStep
 from dlmcache_cuda.stack.tracking import Tracking
@@ -100,9 +100,15 @@ class _Run:
         normed = None
         # A step that goes on has no rows below the first boundary.
         first = min(b for b in self.boundary if b is not None) if step.resumes else 0
-        for layer in range(first, layers):
+        layer = first
+        while layer < layers:
+            if (rows := self._rows_at_once(layer)) is not None:
+                h, layer = self._layers_at_once(layer, h, rows)
+                normed = None
+                continue
             with annotate("layer", layer):
                 h, normed = self._layer(layer, h, normed)
+            layer += 1
         importance = None
         if self.stack.spec.rollout:
             importance = rollout_importance(self.queries, self.cache, self.rows, step.key_lengths)
@@ -119,6 +125,47 @@ class _Run:
             layer_rows=self.layer_rows if self.stack.record else None,
             layer_selection=self.layer_selection if self.stack.record else None,
         )
+
+    def _rows_at_once(self, layer: int) -> RowList | None:
+        """The rows of the layers from here on, where one operator can take them."""
+        step, stack = self.step, self.stack
+        if not (self.tracking and step.exact) or step.resumes:
+            return None
+        if self.selection or stack.spec.rollout or stack.record:
+            return None
+        widened = self._begin_here(layer)
+        rows = self._widened(widened) if widened else self.rows
+        takes = self.model.whole_stack.takes(rows, self.cache, step.key_lengths)
+        return rows if takes else None
+
+    def _layers_at_once(self, first: int, h: Tensor, rows: RowList) -> tuple[Tensor, int]:
+        """:meth:`_layer` from ``first`` on, on the same rows; the layer that is next."""
+        tracking, layers = self.tracking, len(self.model.layers)
+        if rows is not self.rows:
+            tracking.leave(self._begin_here(first))
+            with annotate("refresh"):
+                # Not through the inputs themselves: queries of rows that are still tested are made
+                # from what stands there.
+                carried, h = h, ops.gather_rows(tracking.inputs[first], rows.row_index)
+                ops.scatter_rows_(h, carried, places_of(rows, self.rows.row_index))
+            self.rows = rows
+        h, ff_out, similarities = self.model.whole_stack.forward_tracked(
+            h, rows, self.cos_sin, self.cache, self.step.key_lengths, first,
+            **tracking.whole(self.tests),
+        )  # fmt: skip
+        following = layers
+        if self.tests:
+            for layer, measured in enumerate(similarities[first:].tolist(), first):
+                if self._note_failed(layer, measured):
+                    following = layer + 1
+                    break
+            self.similarities += similarities[first:following]
+        self.layer_rows += [rows] * (following - first)
+        return h + ff_out, following
+
+    def _begin_here(self, layer: int) -> list[int]:
+        """Slots whose boundary this layer is."""
+        return [slot for slot, bound in enumerate(self.boundary) if bound == layer]
 
     def _layer(self, layer: int, h: Tensor, normed: Tensor | None) -> tuple[Tensor, Tensor | None]:
         block = self.model.layers[layer]
@@ -212,7 +259,7 @@ class _Run:
     def _enter_tracked(self, layer: int, h: Tensor) -> tuple[Tensor, bool, Tensor | None]:
         """Renews the layer's inputs; slots whose boundary this layer is go on with all rows."""
         tracking, rows = self.tracking, self.rows
-        widened = [slot for slot, bound in enumerate(self.boundary) if bound == layer]
+        widened = self._begin_here(layer)
         if widened and not self.step.resumes:
             tracking.leave(widened)
         q_old = tracking.old_queries(layer, self.model.layers[layer], self.cos_sin)
@@ -250,9 +297,19 @@ class _Run:
             return
         testing = torch.tensor(tracking.testing).to(q.device)
         self.similarities.append(similarity.masked_fill(~testing, torch.nan))
-        for slot, value in enumerate(similarity.tolist()):
-            if tracking.testing[slot] and value < tracking.spec.gamma:
-                self.boundary[slot] = layer + 1
+        self._note_failed(layer, similarity.tolist())
+
+    def _note_failed(self, layer: int, similarities: Sequence[float]) -> bool:
+        """Slots whose test failed compute everything from the next layer on; whether there are."""
+        tracking = self.tracking
+        failed = [
+            slot
+            for slot, value in enumerate(similarities)
+            if tracking.testing[slot] and value < tracking.spec.gamma
+        ]
+        for slot in failed:
+            self.boundary[slot] = layer + 1
+        return bool(failed)
 
     def _boundaries(self, similarities: Tensor) -> Tensor:
         if self.step.exact:

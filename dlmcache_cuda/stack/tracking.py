@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +28,8 @@ class Tracking:
         self.cache = cache
         layers = model.config.n_layers
         shape = (layers, num_rows, model.config.d_model)
-        self.inputs = list(torch.zeros(shape, dtype=model.dtype, device=model.device))
+        self._inputs = torch.zeros(shape, dtype=model.dtype, device=model.device)
+        self.inputs = list(self._inputs)
         flags = {"dtype": torch.bool, "device": model.device}
         # What each layer found; the last entry takes the unused places of lists.
         self._found = torch.zeros((layers, num_rows + 1), **flags)
@@ -36,7 +38,7 @@ class Tracking:
     @property
     def nbytes(self) -> int:
         """Memory held beside the K/V cache, in bytes."""
-        return sum(t.nbytes for t in (*self.inputs, self._found, self.tracked))
+        return sum(t.nbytes for t in (self._inputs, self._found, self.tracked))
 
     def begin(self, step: StackStep) -> None:
         """Prepares the lists of a step; ``tracked`` still holds what the last step found."""
@@ -150,6 +152,25 @@ class Tracking:
             rows.num_slots * self.spec.track_num,
         )[0]
         found.index_fill_(0, most_attended, True)
+
+    def whole(self, tests: bool) -> dict[str, Any]:
+        """What :func:`dlmcache_cuda.ops.track_layers_` wants to know of an exact step."""
+        window, tracked = self._step.window, self.rows
+        testing = torch.tensor(self.testing if tests else [False] * len(self.testing))
+        return {
+            "inputs": self._inputs,
+            "found": self._found[:, :-1],
+            "tracked_index": tracked.row_index,
+            "cu_tracked": tracked.cu_rows,
+            "tested": testing,
+            "gamma": self.spec.gamma if tests else 0.0,
+            "similarity": SIMILARITIES[self.spec.similarity],
+            "window_index": window.row_index,
+            "cu_window": window.cu_rows,
+            "open_index": self._open.row_index,
+            "cu_open": self._open.cu_rows,
+            "limits": self._limits,
+        }
 
     def end(self) -> Tensor:
         """Makes what was found the tracked rows of the next step."""

@@ -80,7 +80,7 @@ def takes(model, rows: int = 5, shared: bool = False, slots: int = 1) -> bool:
     cache = model.new_cache(slots, capacity, shared=shared)
     listed = RowList.from_ranges([0] * slots, [rows] * slots, capacity)
     lengths = KeyLengths(torch.tensor([1000] * slots), (1000,) * slots)
-    return model._whole_stack.takes(listed, cache, lengths)
+    return model.whole_stack.takes(listed, cache, lengths)
 
 
 def test_when_it_is_taken(monkeypatch):

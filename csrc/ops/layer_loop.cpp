@@ -1,0 +1,253 @@
+#include "ops/layer_loop.h"
+
+#include <cmath>
+#include <initializer_list>
+#include <optional>
+
+#include "ops/check.h"
+#include "ops/matmul.h"
+#include "ops/run.h"
+#include "ops/run_attention.h"
+
+namespace dlmcache::ops {
+namespace {
+
+LayerSizes check(const LayerArguments& given) {
+  const auto& [op, h, weights, biases, cos_sin, row_index, cu_rows, kv_lens, num_heads, eps, k_cache, v_cache] = given;
+  check_shape(op, "h", h, {-1, -1});
+  check_shape(op, "k_cache", k_cache, {-1, -1, -1, -1});
+  check_shape(op, "cos_sin", cos_sin, {-1, k_cache.size(3)});
+  check_shape(op, "kv_lens", kv_lens, {-1});
+  LayerSizes n{};
+  n.layers = k_cache.size(0);
+  n.cached = k_cache.size(1);
+  n.kv_heads = k_cache.size(2);
+  n.head_size = k_cache.size(3);
+  n.rows = h.size(0);
+  n.width = h.size(1);
+  n.heads = num_heads;
+  n.capacity = cos_sin.size(0);
+  n.slots = kv_lens.size(0);
+  check_shape(op, "v_cache", v_cache, {n.layers, n.cached, n.kv_heads, n.head_size});
+  STD_TORCH_CHECK(n.cached == n.slots * n.capacity, op, ": k_cache must have slots * capacity = ", n.slots, " * ",
+                  n.capacity, " rows (entries of kv_lens, rows of cos_sin), got ", n.cached);
+  STD_TORCH_CHECK(n.kv_heads > 0 && num_heads > 0 && num_heads % n.kv_heads == 0, op, ": num_heads is ", num_heads,
+                  ", it must be a positive multiple of the ", n.kv_heads, " heads of k_cache");
+  STD_TORCH_CHECK(n.head_size % 2 == 0, op, ": the head size (last dimension of k_cache) must be even, got ",
+                  n.head_size);
+  STD_TORCH_CHECK(n.layers > 0 && weights.size() == static_cast<size_t>(n.layers * kWeightsPerLayer), op,
+                  ": weights must be six tensors for each of the ", n.layers, " layers of k_cache, got ",
+                  weights.size());
+  STD_TORCH_CHECK(biases.empty() || biases.size() == static_cast<size_t>(n.layers), op,
+                  ": biases must be empty or one tensor for each of the ", n.layers, " layers of k_cache, got ",
+                  biases.size());
+  check_shape(op, "weights[4]", weights[kGateUp], {-1, n.width});
+  STD_TORCH_CHECK(weights[kGateUp].size(0) % 2 == 0, op,
+                  ": weights[4] must have an even number of rows, gate and up, got ", shape_string(weights[kGateUp]));
+  n.inner = weights[kGateUp].size(0) / 2;
+
+  const auto check_tensor = [&](const std::string& name, const Tensor& tensor, std::initializer_list<int64_t> shape) {
+    check_shape(op, name.c_str(), tensor, shape);
+    check_dtype(op, name.c_str(), tensor, h.scalar_type());
+    check_same_device(op, name.c_str(), tensor, h, "h");
+  };
+  check_float(op, "h", h);
+  check_tensor("k_cache", k_cache, {-1, -1, -1, -1});
+  check_tensor("v_cache", v_cache, {-1, -1, -1, -1});
+  for (int64_t i = 0; i < n.layers * kWeightsPerLayer; ++i) {
+    const std::string name = "weights[" + std::to_string(i) + "]";
+    const auto one = [&](std::initializer_list<int64_t> shape) { check_tensor(name, weights[i], shape); };
+    switch (i % kWeightsPerLayer) {
+      case kAttnNorm:
+      case kFfNorm:
+        one({n.width});
+        check_contiguous(op, name.c_str(), weights[i]);
+        break;
+      case kQkv:
+        one({n.qkv(), n.width});
+        break;
+      case kAttnOut:
+        one({n.width, n.heads * n.head_size});
+        break;
+      case kGateUp:
+        one({2 * n.inner, n.width});
+        break;
+      case kFfOut:
+        one({n.width, n.inner});
+        break;
+    }
+  }
+  for (size_t i = 0; i < biases.size(); ++i) check_tensor("biases[" + std::to_string(i) + "]", biases[i], {n.qkv()});
+  check_dtype(op, "cos_sin", cos_sin, ScalarType::Float);
+  check_same_device(op, "cos_sin", cos_sin, h, "h");
+  check_row_contiguous(op, "h", h);
+  check_contiguous(op, "cos_sin", cos_sin);
+  check_contiguous(op, "k_cache", k_cache);
+  check_contiguous(op, "v_cache", v_cache);
+  return n;
+}
+
+void run_loops(const RmsNormParams& p, const Tensor&) { run_cpu(cpu::rms_norm_rows, p, p.num_rows, 4 * p.width); }
+void run_loops(const AddRmsNormParams& p, const Tensor&) {
+  run_cpu(cpu::add_rms_norm_rows, p, p.num_rows, 6 * p.width);
+}
+void run_loops(const RopeScatterKvParams& p, const Tensor&) {
+  run_cpu(cpu::rope_scatter_kv_rows, p, p.num_rows, (p.num_heads + 2 * p.num_kv_heads) * p.head_dim);
+}
+void run_loops(AttentionParams p, const Tensor& like) { run_attention_cpu(p, like); }
+void run_loops(const SwigluParams& p, const Tensor&) { run_cpu(cpu::swiglu_rows, p, p.num_rows, 8 * p.width); }
+
+#ifdef DLMCACHE_WITH_CUDA
+void run_kernels(const char* op, const RmsNormParams& p, const Tensor& like) {
+  run_cuda(op, cuda::launch_rms_norm, p, like);
+}
+void run_kernels(const char* op, const AddRmsNormParams& p, const Tensor& like) {
+  run_cuda(op, cuda::launch_add_rms_norm, p, like);
+}
+void run_kernels(const char* op, const RopeScatterKvParams& p, const Tensor& like) {
+  run_cuda(op, cuda::launch_rope_scatter_kv, p, like);
+}
+void run_kernels(const char* op, AttentionParams p, const Tensor& like) { run_attention_cuda(op, p, like); }
+void run_kernels(const char* op, const SwigluParams& p, const Tensor& like) {
+  run_cuda(op, cuda::launch_swiglu, p, like);
+}
+#endif
+
+}  // namespace
+
+// Every part under the name that it has alone.
+template <typename Params>
+void LayerLoop::run(const char* name, const Params& params) const {
+  const NvtxRange range(name);
+#ifdef DLMCACHE_WITH_CUDA
+  if (!given_.h.is_cpu()) return run_kernels(given_.op, params, given_.h);
+#endif
+  run_loops(params, given_.h);
+}
+
+LayerLoop::LayerLoop(const LayerArguments& given, bool return_lse)
+    : sizes(check(given)),
+      given_(given),
+      layer_bytes_(sizes.cached * sizes.kv_heads * sizes.head_size * static_cast<int64_t>(given.h.element_size())),
+      stream_(&given.h) {
+  const LayerSizes& n = sizes;
+  const char* op = given.op;
+  const Tensor& h = given.h;
+  const DType dtype = check_float(op, "h", h);
+  const int64_t* index = check_index(op, "row_index", given.row_index, n.rows, h, "h");
+  check_index_range(op, "row_index", given.row_index, n.cached);
+  const int64_t* cu = check_index(op, "cu_rows", given.cu_rows, n.slots + 1, h, "h");
+  const int64_t* lengths = check_index(op, "kv_lens", given.kv_lens, n.slots, h, "h");
+
+  const auto buffer = [&](int64_t width) { return torch::stable::new_empty(h, {n.rows, width}); };
+  sums_[0] = buffer(n.width);
+  sums_[1] = buffer(n.width);
+  normed_ = buffer(n.width);
+  branch_ = buffer(n.width);
+  qkv_ = buffer(n.qkv());
+  q_ = torch::stable::new_empty(h, {n.rows, n.heads, n.head_size});
+  attended_ = buffer(n.heads * n.head_size);
+  gate_up_ = buffer(2 * n.inner);
+  activation_ = buffer(n.inner);
+
+  attention_.dtype = dtype;
+  attention_.num_rows = n.rows;
+  attention_.num_heads = n.heads;
+  attention_.num_kv_heads = n.kv_heads;
+  attention_.head_size = n.head_size;
+  attention_.num_slots = n.slots;
+  attention_.capacity = n.capacity;
+  attention_.scale = static_cast<float>(std::pow(static_cast<double>(n.head_size), -0.5));
+  attention_.cu_rows = cu;
+  attention_.kv_lens = lengths;
+  attention_.q = q_.data_ptr();
+  attention_.out = attended_.data_ptr();
+  if (h.is_cpu()) check_attention_lists(op, attention_);
+  if (return_lse) {
+    lse_ = torch::stable::new_empty(h, {n.rows, n.heads}, ScalarType::Float);
+    attention_.lse = static_cast<float*>(lse_.data_ptr());
+  }
+
+  norm_.dtype = dtype;
+  norm_.num_rows = n.rows;
+  norm_.width = n.width;
+  norm_.eps = static_cast<float>(given.eps);
+  norm_.x = h.data_ptr();
+  norm_.x_stride = h.stride(0);
+  norm_.out = normed_.data_ptr();
+
+  add_norm_.dtype = dtype;
+  add_norm_.num_rows = n.rows;
+  add_norm_.width = n.width;
+  add_norm_.eps = static_cast<float>(given.eps);
+  add_norm_.y = branch_.data_ptr();
+  add_norm_.y_stride = n.width;
+  add_norm_.normed = normed_.data_ptr();
+
+  rope_.dtype = dtype;
+  rope_.num_rows = n.rows;
+  rope_.num_heads = n.heads;
+  rope_.num_kv_heads = n.kv_heads;
+  rope_.head_dim = n.head_size;
+  rope_.capacity = n.capacity;
+  rope_.qkv = qkv_.data_ptr();
+  rope_.qkv_stride = n.qkv();
+  rope_.cos_sin = static_cast<const float*>(given.cos_sin.data_ptr());
+  rope_.row_index = index;
+  rope_.q = q_.data_ptr();
+
+  swiglu_.dtype = dtype;
+  swiglu_.num_rows = n.rows;
+  swiglu_.width = n.inner;
+  swiglu_.gate_up = gate_up_.data_ptr();
+  swiglu_.gate_up_stride = 2 * n.inner;
+  swiglu_.out = activation_.data_ptr();
+}
+
+void LayerLoop::begin(int64_t layer) {
+  norm_.weight = weight(layer, kAttnNorm).data_ptr();
+  run("dlmcache::rms_norm", norm_);
+}
+
+void LayerLoop::project(int64_t layer) {
+  rope_.k_cache = static_cast<char*>(given_.k_cache.data_ptr()) + layer * layer_bytes_;
+  rope_.v_cache = static_cast<char*>(given_.v_cache.data_ptr()) + layer * layer_bytes_;
+  linear_out(normed_, weight(layer, kQkv), bias(layer), qkv_);
+  run("dlmcache::rope_scatter_kv_", rope_);
+}
+
+void LayerLoop::attend(int64_t layer) {
+  attention_.k = static_cast<const char*>(given_.k_cache.data_ptr()) + layer * layer_bytes_;
+  attention_.v = static_cast<const char*>(given_.v_cache.data_ptr()) + layer * layer_bytes_;
+  run("dlmcache::attention_rows", attention_);
+  linear_out(attended_, weight(layer, kAttnOut), std::nullopt, branch_);
+}
+
+void LayerLoop::feed_forward(int64_t layer) {
+  add_norm(weight(layer, kFfNorm));
+  linear_out(normed_, weight(layer, kGateUp), std::nullopt, gate_up_);
+  run("dlmcache::swiglu", swiglu_);
+  linear_out(activation_, weight(layer, kFfOut), std::nullopt, branch_);
+}
+
+void LayerLoop::advance(int64_t layer) { add_norm(weight(layer + 1, kAttnNorm)); }
+
+const Tensor& LayerLoop::weight(int64_t layer, LayerWeight which) const {
+  return given_.weights[layer * kWeightsPerLayer + which];
+}
+
+std::optional<Tensor> LayerLoop::bias(int64_t layer) const {
+  return given_.biases.empty() ? std::nullopt : std::optional(given_.biases[layer]);
+}
+
+void LayerLoop::add_norm(const Tensor& norm_weight) {
+  Tensor& sum = stream_ == sums_ ? sums_[1] : sums_[0];
+  add_norm_.x = stream_->data_ptr();
+  add_norm_.x_stride = stream_->stride(0);
+  add_norm_.weight = norm_weight.data_ptr();
+  add_norm_.sum = sum.data_ptr();
+  run("dlmcache::add_rms_norm", add_norm_);
+  stream_ = &sum;
+}
+
+}  // namespace dlmcache::ops

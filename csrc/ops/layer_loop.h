@@ -1,0 +1,100 @@
+// The parts of a layer one after the other, for the operators that take rows through several layers. Nothing is
+// allocated, checked or looked up per layer.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "dlmcache/attention.h"
+#include "dlmcache/norm.h"
+#include "dlmcache/rope_cache.h"
+#include "dlmcache/swiglu.h"
+#include "ops/nvtx.h"
+
+namespace dlmcache::ops {
+
+using torch::stable::Tensor;
+
+// What `weights` holds of every layer, in this order.
+enum LayerWeight { kAttnNorm, kQkv, kAttnOut, kFfNorm, kGateUp, kFfOut, kWeightsPerLayer };
+
+// What such an operator is given: the rows, the weights of all layers and their cache.
+struct LayerArguments {
+  const char* op;
+  const Tensor& h;
+  const std::vector<Tensor>& weights;
+  const std::vector<Tensor>& biases;
+  const Tensor& cos_sin;
+  const Tensor& row_index;
+  const Tensor& cu_rows;
+  const Tensor& kv_lens;
+  int64_t num_heads;
+  double eps;
+  const Tensor& k_cache;
+  const Tensor& v_cache;
+};
+
+struct LayerSizes {
+  int64_t layers, rows, width, heads, kv_heads, head_size, inner, slots, capacity, cached;
+
+  int64_t qkv() const { return (heads + 2 * kv_heads) * head_size; }
+};
+
+class LayerLoop {
+ public:
+  // Checks everything and takes the buffers that all layers share; nothing is written yet. `given` must outlive it.
+  explicit LayerLoop(const LayerArguments& given, bool return_lse = false);
+
+  const LayerSizes sizes;
+
+  // The norm of the rows that were given, which the projections of `layer` read.
+  void begin(int64_t layer);
+  // Queries of the rows; their keys and values go into the layer's cache.
+  void project(int64_t layer);
+  void attend(int64_t layer);
+  void feed_forward(int64_t layer);
+  // What goes into the layer behind `layer`, and its norm.
+  void advance(int64_t layer);
+
+  const Tensor& weight(int64_t layer, LayerWeight which) const;
+  std::optional<Tensor> bias(int64_t layer) const;  // of the projections
+  const Tensor& q() const { return q_; }      // [R, H, D]
+  const Tensor& lse() const { return lse_; }  // [R, H] fp32, log-sum-exp of the scores, where asked for
+  // Behind feed_forward(): the terms whose sum comes out of the layer. Behind begin() and advance(): the first alone is
+  // what goes into the layer.
+  const Tensor& stream() const { return *stream_; }
+  const Tensor& branch() const { return branch_; }
+
+ private:
+  template <typename Params>
+  void run(const char* name, const Params& params) const;
+  void add_norm(const Tensor& norm_weight);
+
+  const LayerArguments& given_;
+  const int64_t layer_bytes_;  // of a layer's keys
+  // The residual stream: of this sum and of the one before.
+  Tensor sums_[2];
+  Tensor normed_, branch_, qkv_, q_, lse_, attended_, gate_up_, activation_;
+  const Tensor* stream_;
+  RmsNormParams norm_{};
+  AddRmsNormParams add_norm_{};
+  RopeScatterKvParams rope_{};
+  AttentionParams attention_{};
+  SwigluParams swiglu_{};
+};
+
+// A range around a layer.
+class LayerRange {
+ public:
+  explicit LayerRange(int64_t layer) : range_(nvtx_enabled ? ("layer " + std::to_string(layer)).c_str() : "") {}
+
+ private:
+  const NvtxRange range_;
+};
+
+}  // namespace dlmcache::ops

@@ -178,7 +178,7 @@ std::tuple<Tensor, Tensor, Tensor> track_layers_(
 
   Tensor similarities = torch::stable::new_empty(h, {n.layers, n.slots}, ScalarType::Float);
   float* measured = static_cast<float*>(similarities.data_ptr());
-  std::fill(measured, measured + n.layers * n.slots, std::numeric_limits<float>::quiet_NaN());
+  std::fill(measured, measured + n.layers * n.slots, std::numeric_limits<float>::infinity());
   Follower follower(given, loop, inputs, found, tracked, tested, gamma, similarity, window, open, limits);
   loop.begin(first_layer);
   bool failed = false;

@@ -68,7 +68,8 @@ def track_layers_(
 
     Returns:
         Two terms ``[R, W]``, whose sum comes out of the last layer that ran, and ``[layers, S]``
-        float32: what was measured, NaN for slots that were not tested and layers that did not run.
+        float32: what was measured, infinity for slots that were not tested and layers that did not
+        run.
 
     Raises:
         RuntimeError: a shape, dtype, stride or index is not as above.

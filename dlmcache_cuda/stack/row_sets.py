@@ -14,13 +14,17 @@ def flagged_rows(
     end: Tensor,
     flags: Tensor,
     capacity: int,
-    max_rows: int,
+    max_rows: int | None,
     counts: Sequence[int] | None = None,
 ) -> RowList:
-    """The flagged positions below ``end [S]`` of every slot, ``max_rows`` at most; ``counts`` is
-    how many of each slot, where that is known."""
+    """The flagged positions below ``end [S]`` of every slot, in a list of ``max_rows``; None: one
+    that is as long as it has to be, for which the device is read. ``counts`` is how many of each
+    slot, where that is known."""
     begin = end.new_zeros(end.shape)
-    row_index, cu_rows = ops.build_rows(begin, end, capacity, max_rows, flags=flags)
+    size = flags.numel() if max_rows is None else max_rows
+    row_index, cu_rows = ops.build_rows(begin, end, capacity, size, flags=flags)
+    if max_rows is None:
+        row_index = row_index[: cu_rows[-1]]
     return RowList(row_index, cu_rows, None if counts is None else tuple(counts), capacity)
 
 

@@ -112,7 +112,9 @@ class _Run:
         importance = None
         if self.stack.spec.rollout:
             importance = rollout_importance(self.queries, self.cache, self.rows, step.key_lengths)
-        similarities = torch.stack(self.similarities) if self.tests else None
+        # An exact step went by them already.
+        kept = self.tests and (self.stack.record or not step.exact)
+        similarities = torch.stack(self.similarities) if kept else None
         boundaries = self._boundaries(similarities) if self.tests else None
         return StackResult(
             hidden=h,
@@ -159,7 +161,6 @@ class _Run:
                 if self._note_failed(layer, measured):
                     following = layer + 1
                     break
-            self.similarities += similarities[first:following]
         self.layer_rows += [rows] * (following - first)
         return h + ff_out, following
 
@@ -311,10 +312,10 @@ class _Run:
             self.boundary[slot] = layer + 1
         return bool(failed)
 
-    def _boundaries(self, similarities: Tensor) -> Tensor:
-        if self.step.exact:
+    def _boundaries(self, similarities: Tensor | None) -> Tensor:
+        if similarities is None or self.step.exact:
             bounds = [-1 if bound is None else bound for bound in self.boundary]
-            return torch.tensor(bounds).to(similarities.device)
+            return torch.tensor(bounds).to(self.rows.cu_rows.device)
         failed = (similarities < self.tracking.spec.gamma) & self.step.tested
         first = failed.int().argmax(0) + 1
         return first.masked_fill(~failed.any(0), -1)

@@ -101,7 +101,8 @@ class StackResult:
     """``[S]`` int64: the first layer that computes the whole canvas because the test below it
     failed, -1 where none did; only where layers test."""
     similarities: Tensor | None = None
-    """``[L, S]`` fp32: what each layer's test measured; only where layers test."""
+    """``[L, S]`` fp32: what each layer's test measured; only where layers test, and the step is
+    recorded or reads nothing."""
     layer_rows: list[RowList] | None = None
     """The rows that each layer computed, where the stack records them."""
     layer_selection: list[LayerSelection | None] | None = None

@@ -46,13 +46,9 @@ class Tracking:
         self.testing = [] if step.resumes else [plan.tested for plan in step.plans]
         if not step.resumes:
             self._found.zero_()
-        lengths, slots, capacity = step.key_lengths.device, step.rows.num_slots, step.rows.capacity
-        flags = ~step.masked
-        most = flags.numel()
-        if step.exact:
-            inside = torch.arange(capacity, device=flags.device) < lengths[:, None]
-            most = int((flags.view(slots, capacity) & inside).sum())
-        self._open = flagged_rows(lengths, flags, capacity, most)
+        lengths, flags = step.key_lengths.device, ~step.masked
+        most = None if step.exact else flags.numel()
+        self._open = flagged_rows(lengths, flags, step.rows.capacity, most)
         self._limits = torch.full_like(lengths, self.spec.track_num)
         self._list_tracked(step.tested)
         self._window_places: tuple[RowList, Tensor] | None = None
@@ -60,13 +56,11 @@ class Tracking:
     def _list_tracked(self, tested: Tensor) -> None:
         """The tracked rows of the slots that are still tested."""
         step = self._step
-        slots, capacity = step.rows.num_slots, step.rows.capacity
         ends = step.key_lengths.device * tested
-        most = slots * len(self.inputs) * self.spec.track_num
-        if step.exact:
-            inside = torch.arange(capacity, device=ends.device) < ends[:, None]
-            most = int((self.tracked.view(slots, capacity) & inside).sum())
-        self.rows = flagged_rows(ends, self.tracked, capacity, most)
+        most = step.rows.num_slots * len(self.inputs) * self.spec.track_num
+        self.rows = flagged_rows(
+            ends, self.tracked, step.rows.capacity, None if step.exact else most
+        )
         self._tracked_places: tuple[RowList, Tensor] | None = None
 
     def leave(self, slots: Sequence[int]) -> None:

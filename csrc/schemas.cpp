@@ -40,13 +40,22 @@ STABLE_TORCH_LIBRARY(dlmcache, m) {
       "Tensor kv_lens, int num_heads, float eps, Tensor(a!) k_cache, Tensor(b!) v_cache) -> (Tensor, Tensor)");
 
   // tracked_layers: the same with inputs [layers, M, W], found [layers, M] bool; tested [S] bool, limits [S]; lists of
-  //   tracked, window and open rows -> the two terms behind the last layer that ran [R, W], similarities [layers, S] fp32
+  //   tracked, window and open rows -> the two terms behind the last layer that ran [R, W], similarities [layers, S]
+  //   fp32
   m.def(
       "track_layers_(Tensor h, Tensor[] weights, Tensor[] biases, Tensor cos_sin, Tensor row_index, Tensor cu_rows, "
       "Tensor kv_lens, int num_heads, float eps, Tensor(a!) k_cache, Tensor(b!) v_cache, int first_layer, "
       "Tensor(c!) inputs, Tensor(d!) found, Tensor tracked_index, Tensor cu_tracked, Tensor tested, float gamma, "
       "int similarity, Tensor window_index, Tensor cu_window, Tensor open_index, Tensor cu_open, Tensor limits) "
       "-> (Tensor, Tensor, Tensor)");
+
+  // selected_layers: the same with delta [layers - first, M, W], reference [layers - first, M, r], numbers [layers, S],
+  //   sizes by layer, forced [M] bool -> the residual stream behind the last layer [R, W]
+  m.def(
+      "select_layers_(Tensor h, Tensor[] weights, Tensor[] biases, Tensor cos_sin, Tensor row_index, Tensor cu_rows, "
+      "Tensor kv_lens, int num_heads, float eps, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor(c!) delta, "
+      "Tensor(d!) reference, Tensor numbers, int[] sizes, Tensor? forced, int proxy_rank, int signal, int kv_rows, "
+      "bool update_all, bool reuse_output) -> Tensor");
 
   // head: hidden [R, W], weight [V, W] -> token [R] int64, log_confidence [R] fp32,
   //   second_token [R] int64, second_log_confidence [R] fp32, entropy [R] fp32 (the last three [0] unless extras)

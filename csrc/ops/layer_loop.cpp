@@ -12,7 +12,35 @@
 namespace dlmcache::ops {
 namespace {
 
-LayerSizes check(const LayerArguments& given) {
+void run_loops(const RmsNormParams& p, const Tensor&) { run_cpu(cpu::rms_norm_rows, p, p.num_rows, 4 * p.width); }
+void run_loops(const AddRmsNormParams& p, const Tensor&) {
+  run_cpu(cpu::add_rms_norm_rows, p, p.num_rows, 6 * p.width);
+}
+void run_loops(const RopeScatterKvParams& p, const Tensor&) {
+  run_cpu(cpu::rope_scatter_kv_rows, p, p.num_rows, (p.num_heads + 2 * p.num_kv_heads) * p.head_dim);
+}
+void run_loops(AttentionParams p, const Tensor& like) { run_attention_cpu(p, like); }
+void run_loops(const SwigluParams& p, const Tensor&) { run_cpu(cpu::swiglu_rows, p, p.num_rows, 8 * p.width); }
+
+#ifdef DLMCACHE_WITH_CUDA
+void run_kernels(const char* op, const RmsNormParams& p, const Tensor& like) {
+  run_cuda(op, cuda::launch_rms_norm, p, like);
+}
+void run_kernels(const char* op, const AddRmsNormParams& p, const Tensor& like) {
+  run_cuda(op, cuda::launch_add_rms_norm, p, like);
+}
+void run_kernels(const char* op, const RopeScatterKvParams& p, const Tensor& like) {
+  run_cuda(op, cuda::launch_rope_scatter_kv, p, like);
+}
+void run_kernels(const char* op, AttentionParams p, const Tensor& like) { run_attention_cuda(op, p, like); }
+void run_kernels(const char* op, const SwigluParams& p, const Tensor& like) {
+  run_cuda(op, cuda::launch_swiglu, p, like);
+}
+#endif
+
+}  // namespace
+
+LayerSizes check_layers(const LayerArguments& given, int64_t proxy_rank) {
   const auto& [op, h, weights, biases, cos_sin, row_index, cu_rows, kv_lens, num_heads, eps, k_cache, v_cache] = given;
   check_shape(op, "h", h, {-1, -1});
   check_shape(op, "k_cache", k_cache, {-1, -1, -1, -1});
@@ -64,7 +92,7 @@ LayerSizes check(const LayerArguments& given) {
         check_contiguous(op, name.c_str(), weights[i]);
         break;
       case kQkv:
-        one({n.qkv(), n.width});
+        one({n.qkv() + proxy_rank, n.width});
         break;
       case kAttnOut:
         one({n.width, n.heads * n.head_size});
@@ -77,43 +105,20 @@ LayerSizes check(const LayerArguments& given) {
         break;
     }
   }
-  for (size_t i = 0; i < biases.size(); ++i) check_tensor("biases[" + std::to_string(i) + "]", biases[i], {n.qkv()});
+  for (size_t i = 0; i < biases.size(); ++i)
+    check_tensor("biases[" + std::to_string(i) + "]", biases[i], {n.qkv() + proxy_rank});
   check_dtype(op, "cos_sin", cos_sin, ScalarType::Float);
   check_same_device(op, "cos_sin", cos_sin, h, "h");
   check_row_contiguous(op, "h", h);
   check_contiguous(op, "cos_sin", cos_sin);
   check_contiguous(op, "k_cache", k_cache);
   check_contiguous(op, "v_cache", v_cache);
+  check_index(op, "row_index", row_index, n.rows, h, "h");
+  check_index_range(op, "row_index", row_index, n.cached);
+  check_index(op, "cu_rows", cu_rows, n.slots + 1, h, "h");
+  check_index(op, "kv_lens", kv_lens, n.slots, h, "h");
   return n;
 }
-
-void run_loops(const RmsNormParams& p, const Tensor&) { run_cpu(cpu::rms_norm_rows, p, p.num_rows, 4 * p.width); }
-void run_loops(const AddRmsNormParams& p, const Tensor&) {
-  run_cpu(cpu::add_rms_norm_rows, p, p.num_rows, 6 * p.width);
-}
-void run_loops(const RopeScatterKvParams& p, const Tensor&) {
-  run_cpu(cpu::rope_scatter_kv_rows, p, p.num_rows, (p.num_heads + 2 * p.num_kv_heads) * p.head_dim);
-}
-void run_loops(AttentionParams p, const Tensor& like) { run_attention_cpu(p, like); }
-void run_loops(const SwigluParams& p, const Tensor&) { run_cpu(cpu::swiglu_rows, p, p.num_rows, 8 * p.width); }
-
-#ifdef DLMCACHE_WITH_CUDA
-void run_kernels(const char* op, const RmsNormParams& p, const Tensor& like) {
-  run_cuda(op, cuda::launch_rms_norm, p, like);
-}
-void run_kernels(const char* op, const AddRmsNormParams& p, const Tensor& like) {
-  run_cuda(op, cuda::launch_add_rms_norm, p, like);
-}
-void run_kernels(const char* op, const RopeScatterKvParams& p, const Tensor& like) {
-  run_cuda(op, cuda::launch_rope_scatter_kv, p, like);
-}
-void run_kernels(const char* op, AttentionParams p, const Tensor& like) { run_attention_cuda(op, p, like); }
-void run_kernels(const char* op, const SwigluParams& p, const Tensor& like) {
-  run_cuda(op, cuda::launch_swiglu, p, like);
-}
-#endif
-
-}  // namespace
 
 // Every part under the name that it has alone.
 template <typename Params>
@@ -126,7 +131,7 @@ void LayerLoop::run(const char* name, const Params& params) const {
 }
 
 LayerLoop::LayerLoop(const LayerArguments& given, bool return_lse)
-    : sizes(check(given)),
+    : sizes(check_layers(given)),
       given_(given),
       layer_bytes_(sizes.cached * sizes.kv_heads * sizes.head_size * static_cast<int64_t>(given.h.element_size())),
       stream_(&given.h) {
@@ -134,10 +139,6 @@ LayerLoop::LayerLoop(const LayerArguments& given, bool return_lse)
   const char* op = given.op;
   const Tensor& h = given.h;
   const DType dtype = check_float(op, "h", h);
-  const int64_t* index = check_index(op, "row_index", given.row_index, n.rows, h, "h");
-  check_index_range(op, "row_index", given.row_index, n.cached);
-  const int64_t* cu = check_index(op, "cu_rows", given.cu_rows, n.slots + 1, h, "h");
-  const int64_t* lengths = check_index(op, "kv_lens", given.kv_lens, n.slots, h, "h");
 
   const auto buffer = [&](int64_t width) { return torch::stable::new_empty(h, {n.rows, width}); };
   sums_[0] = buffer(n.width);
@@ -158,8 +159,8 @@ LayerLoop::LayerLoop(const LayerArguments& given, bool return_lse)
   attention_.num_slots = n.slots;
   attention_.capacity = n.capacity;
   attention_.scale = static_cast<float>(std::pow(static_cast<double>(n.head_size), -0.5));
-  attention_.cu_rows = cu;
-  attention_.kv_lens = lengths;
+  attention_.cu_rows = static_cast<const int64_t*>(given.cu_rows.data_ptr());
+  attention_.kv_lens = static_cast<const int64_t*>(given.kv_lens.data_ptr());
   attention_.q = q_.data_ptr();
   attention_.out = attended_.data_ptr();
   if (h.is_cpu()) check_attention_lists(op, attention_);
@@ -193,7 +194,7 @@ LayerLoop::LayerLoop(const LayerArguments& given, bool return_lse)
   rope_.qkv = qkv_.data_ptr();
   rope_.qkv_stride = n.qkv();
   rope_.cos_sin = static_cast<const float*>(given.cos_sin.data_ptr());
-  rope_.row_index = index;
+  rope_.row_index = static_cast<const int64_t*>(given.row_index.data_ptr());
   rope_.q = q_.data_ptr();
 
   swiglu_.dtype = dtype;

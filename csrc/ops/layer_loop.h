@@ -45,6 +45,9 @@ struct LayerSizes {
   int64_t qkv() const { return (heads + 2 * kv_heads) * head_size; }
 };
 
+// Checks all of it; `proxy_rank` rows may stand below the projections.
+LayerSizes check_layers(const LayerArguments& given, int64_t proxy_rank = 0);
+
 class LayerLoop {
  public:
   // Checks everything and takes the buffers that all layers share; nothing is written yet. `given` must outlive it.
@@ -63,8 +66,8 @@ class LayerLoop {
 
   const Tensor& weight(int64_t layer, LayerWeight which) const;
   std::optional<Tensor> bias(int64_t layer) const;  // of the projections
-  const Tensor& q() const { return q_; }      // [R, H, D]
-  const Tensor& lse() const { return lse_; }  // [R, H] fp32, log-sum-exp of the scores, where asked for
+  const Tensor& q() const { return q_; }            // [R, H, D]
+  const Tensor& lse() const { return lse_; }        // [R, H] fp32, log-sum-exp of the scores, where asked for
   // Behind feed_forward(): the terms whose sum comes out of the layer. Behind begin() and advance(): the first alone is
   // what goes into the layer.
   const Tensor& stream() const { return *stream_; }

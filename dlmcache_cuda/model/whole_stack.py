@@ -26,12 +26,14 @@ _Tensors = tuple[list[Tensor], list[Tensor]]
 
 
 class WholeStack:
-    """:func:`dlmcache_cuda.ops.forward_layers_` on the weights of a model's blocks."""
+    """:func:`dlmcache_cuda.ops.forward_layers_`, and what else takes rows through many layers, on
+    the weights of a model's blocks."""
 
     def __init__(self, layers: Sequence[LladaBlock]) -> None:
         self._layers = layers
-        # One attribute, so that threads see weights and tensors that belong together.
-        self._known: tuple[list[BlockWeights], _Tensors | None] = ([], None)
+        # By rows of the proxy below the projections. One attribute, so that threads see weights and
+        # tensors that belong together.
+        self._known: tuple[list[BlockWeights], dict[int, _Tensors | None]] = ([], {})
 
     def takes(self, rows: RowList, cache: KVCache, key_lengths: KeyLengths) -> bool:
         """Whether these rows may go through it: few, on a CPU, by plain and small matrices alone,
@@ -66,28 +68,51 @@ class WholeStack:
         arguments = self._arguments(h, rows, cos_sin, cache, key_lengths)
         return ops.track_layers_(*arguments, first_layer, **tracking)
 
+    def forward_selected(
+        self,
+        h: Tensor,
+        rows: RowList,
+        cos_sin: Tensor,
+        cache: KVCache,
+        key_lengths: KeyLengths,
+        proxy_rank: int,
+        **selection: Any,
+    ) -> Tensor:
+        """The embeddings ``h`` behind all layers, which compute a part of the rows; see
+        :func:`dlmcache_cuda.ops.select_layers_`."""
+        arguments = self._arguments(h, rows, cos_sin, cache, key_lengths, proxy_rank)
+        return ops.select_layers_(*arguments, proxy_rank=proxy_rank, **selection)
+
     def _arguments(
-        self, h: Tensor, rows: RowList, cos_sin: Tensor, cache: KVCache, key_lengths: KeyLengths
+        self,
+        h: Tensor,
+        rows: RowList,
+        cos_sin: Tensor,
+        cache: KVCache,
+        key_lengths: KeyLengths,
+        proxy_rank: int = 0,
     ) -> tuple[Any, ...]:
-        weights, biases = self._tensors()
+        weights, biases = self._tensors(proxy_rank)
         block = self._layers[0]
         return (
             h, weights, biases, cos_sin, rows.row_index, rows.cu_rows, key_lengths.device,
             block.num_heads, block.eps, *cache.whole,
         )  # fmt: skip
 
-    def _tensors(self) -> _Tensors | None:
+    def _tensors(self, proxy_rank: int = 0) -> _Tensors | None:
         """None where a matrix is not plain or not small. Blocks get other weights when a proxy is
         put below their projections."""
         of, tensors = self._known
         now = [layer.weights for layer in self._layers]
         if len(of) != len(now) or any(a is not b for a, b in zip(of, now, strict=True)):
-            tensors = _tensors(now)
+            tensors = {}
+        if proxy_rank not in tensors:
+            tensors = {**tensors, proxy_rank: _tensors(now, proxy_rank)}
             self._known = now, tensors
-        return tensors
+        return tensors[proxy_rank]
 
 
-def _tensors(blocks: Sequence[BlockWeights]) -> _Tensors | None:
+def _tensors(blocks: Sequence[BlockWeights], proxy_rank: int) -> _Tensors | None:
     weights, biases = [], []
     for block in blocks:
         matrices = (block.qkv, block.attn_out, block.gate_up, block.ff_out)
@@ -96,10 +121,10 @@ def _tensors(blocks: Sequence[BlockWeights]) -> _Tensors | None:
         if any(matrix.bias is not None for matrix in matrices[1:]):
             return None
         qkv, attn_out, gate_up, ff_out = (matrix.rows() for matrix in matrices)
-        qkv = qkv[: block.qkv_rows]
+        qkv = qkv[: block.qkv_rows + proxy_rank]
         if max(part.numel() for part in (qkv, attn_out, gate_up, ff_out)) > _LARGEST:
             return None
         weights += [block.attn_norm, qkv, attn_out, block.ff_norm, gate_up, ff_out]
-        if block.qkv_bias is not None:
-            biases.append(block.qkv_bias)
+        if block.qkv.bias is not None:
+            biases.append(block.qkv.bias[: block.qkv_rows + proxy_rank])
     return weights, biases

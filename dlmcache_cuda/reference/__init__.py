@@ -20,6 +20,7 @@ from dlmcache_cuda.reference.rows import gather_rows as gather_rows
 from dlmcache_cuda.reference.rows import scatter_rows_ as scatter_rows_
 from dlmcache_cuda.reference.sample import sample_rows as sample_rows
 from dlmcache_cuda.reference.select import select_rows as select_rows
+from dlmcache_cuda.reference.selected_layers import select_layers_ as select_layers_
 from dlmcache_cuda.reference.swiglu import swiglu as swiglu
 from dlmcache_cuda.reference.tracked_drift import tracked_similarity as tracked_similarity
 from dlmcache_cuda.reference.tracked_layers import track_layers_ as track_layers_

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,10 @@ from dlmcache_cuda.model.block import LladaBlock
 from dlmcache_cuda.model.proxy import stack_proxies
 from dlmcache_cuda.policies import SelectionSpec
 from dlmcache_cuda.stack.step import LayerSelection
+
+# As operators number them.
+SIGNALS = (None, "proxy", "value")
+KV_ROWS = ("carried", "selected", "values")
 
 
 class Selection:
@@ -31,16 +36,15 @@ class Selection:
         width, layers = model.config.d_model, model.config.n_layers
         first = spec.first_layer
         buffer = {"dtype": model.dtype, "device": model.device}
-        self.delta: list[Tensor | None] = [None] * first
-        self.delta += list(torch.zeros((layers - first, num_rows, width), **buffer))
+        self._delta = torch.zeros((layers - first, num_rows, width), **buffer)
+        self._reference = torch.zeros(0, **buffer)
+        self.delta: list[Tensor | None] = [None] * first + list(self._delta)
         self.proxy_rank = 0
         self.reference: list[Tensor | None] = []
         if spec.signal == "proxy":
             self.proxy_rank = stack_proxies(model, spec.proxy_rank)
-            self.reference = [
-                None if layer < first else torch.zeros((num_rows, self.proxy_rank), **buffer)
-                for layer in range(layers)
-            ]
+            self._reference = torch.zeros((layers - first, num_rows, self.proxy_rank), **buffer)
+            self.reference = [None] * first + list(self._reference)
         elif spec.signal == "value":
             # dLLM-Cache compares values with the cached values themselves.
             self.reference = [values.flatten(1) for values in cache.v]
@@ -48,10 +52,20 @@ class Selection:
     @property
     def nbytes(self) -> int:
         """Memory held beside the K/V cache, in bytes; proxies are part of the model's weights."""
-        held = [tensor for tensor in self.delta if tensor is not None]
-        if self.spec.signal == "proxy":
-            held += [tensor for tensor in self.reference if tensor is not None]
-        return sum(tensor.nbytes for tensor in held)
+        return self._delta.nbytes + self._reference.nbytes
+
+    def whole(self) -> dict[str, Any]:
+        """What :func:`dlmcache_cuda.ops.select_layers_` wants to know of all steps."""
+        spec = self.spec
+        return {
+            "delta": self._delta,
+            "reference": self._reference,
+            "proxy_rank": self.proxy_rank,
+            "signal": SIGNALS.index(spec.signal),
+            "kv_rows": KV_ROWS.index(spec.kv_rows),
+            "update_all": spec.reference_rows == "all",
+            "reuse_output": spec.reuse == "output",
+        }
 
     def remember_signal(self, layer: int, normed: Tensor, row_index: Tensor) -> None:
         """Makes the rows' proxies the reference of the next step (dense layers)."""

@@ -89,6 +89,8 @@ class _Run:
         self.tests = spec is not None and spec.gamma is not None and not step.resumes
         self.similarities: list[Tensor] = []
         self.layer_rows: list[RowList] = []
+        # ``[L, S]``, the number of these where the rows themselves are not listed.
+        self.counts: Tensor | None = None
         self.layer_selection: list[LayerSelection | None] = []
         self.queries: list[Tensor] = []
 
@@ -101,6 +103,8 @@ class _Run:
         # A step that goes on has no rows below the first boundary.
         first = min(b for b in self.boundary if b is not None) if step.resumes else 0
         layer = first
+        if self._selects_at_once():
+            h, layer = self._selected_layers(h), layers
         while layer < layers:
             if (rows := self._rows_at_once(layer)) is not None:
                 h, layer = self._layers_at_once(layer, h, rows)
@@ -127,6 +131,27 @@ class _Run:
             layer_rows=self.layer_rows if self.stack.record else None,
             layer_selection=self.layer_selection if self.stack.record else None,
         )
+
+    def _selects_at_once(self) -> bool:
+        """Whether one operator takes all layers, each of which selects its rows."""
+        step, stack = self.step, self.stack
+        if not self.selection or self.tracking or stack.spec.rollout or stack.record:
+            return False
+        takes = self.model.whole_stack.takes(self.rows, self.cache, step.key_lengths)
+        return takes and step.exact and step.budgets is not None
+
+    def _selected_layers(self, h: Tensor) -> Tensor:
+        step, selection = self.step, self.selection
+        numbers = step.budgets.rows
+        if step.forced_counts is not None and not selection.spec.forced_extra:
+            numbers = torch.maximum(numbers, step.forced_counts)
+        sizes = [-1 if size is None else size for size in step.budgets.sizes]
+        # Layers that compute all of their rows have budgets that do not limit.
+        self.counts = numbers.minimum(self.rows.cu_rows.diff())
+        return self.model.whole_stack.forward_selected(
+            h, self.rows, self.cos_sin, self.cache, step.key_lengths,
+            numbers=numbers, sizes=sizes, forced=step.forced, **selection.whole(),
+        )  # fmt: skip
 
     def _rows_at_once(self, layer: int) -> RowList | None:
         """The rows of the layers from here on, where one operator can take them."""
@@ -321,7 +346,9 @@ class _Run:
         return first.masked_fill(~failed.any(0), -1)
 
     def _computed(self, boundaries: Tensor | None) -> Tensor:
-        counts = torch.stack([rows.cu_rows for rows in self.layer_rows]).diff()
+        counts = self.counts
+        if counts is None:
+            counts = torch.stack([rows.cu_rows for rows in self.layer_rows]).diff()
         if boundaries is None or self.step.exact:
             return counts.sum(0)
         # What was guessed above a boundary is not what the method computes.

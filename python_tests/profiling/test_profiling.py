@@ -75,7 +75,16 @@ def paths_of(record: Path) -> list[tuple[str, ...]]:
     return paths
 
 
-@pytest.mark.parametrize("cache", ["none", "elastic", "spa"])
+# A small model goes through all layers by one operator, unless they track and select.
+WITHIN = {
+    "none": ("dlmcache::forward_layers_",),
+    "elastic": ("dlmcache::track_layers_",),
+    "spa": ("dlmcache::select_layers_",),
+    "composed": (),
+}
+
+
+@pytest.mark.parametrize("cache", WITHIN)
 def test_an_nvtx_tool_sees_step_layer_operator(recorder, tmp_path, cache):
     record = tmp_path / "record"
     forwards, layers = run_decode(recorder, record, cache, "1")
@@ -85,12 +94,10 @@ def test_an_nvtx_tool_sees_step_layer_operator(recorder, tmp_path, cache):
         assert paths.count(("step", phase)) == forwards
     inside = {path[2] for path in paths if path[:2] == ("step", "network") and len(path) > 2}
     assert inside == ({"refresh"} if cache == "none" else {"refresh", "cached"})
-    # Without tracking or selection a small model goes through all layers by one operator.
-    within = ("dlmcache::forward_layers_",) if cache == "none" else ()
     for kind in inside:
         number = paths.count(("step", "network", kind))
         for layer in range(layers):
-            around = ("step", "network", kind, *within, f"layer {layer}")
+            around = ("step", "network", kind, *WITHIN[cache], f"layer {layer}")
             assert paths.count(around) == number
             assert paths.count((*around, "dlmcache::rope_scatter_kv_")) >= number
     assert ("step", "head", "dlmcache::head_reduce") in paths
@@ -122,7 +129,7 @@ def decode_question(**settings):
 def test_torch_profiler_sees_the_same_names():
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities) as profiler:
-        out = decode_question(cache="elastic")
+        out = decode_question(cache="composed")
     parents = {}
     counts: dict[str, int] = {}
     for event in profiler.events():

@@ -6,7 +6,6 @@ there. The child loads the model, then counts by how much its resident memory gr
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import subprocess
@@ -60,6 +59,7 @@ def _measure(row: Row, out: Path, dtype: str | None) -> dict[str, Any]:
     from dlmcache_cuda.benchmark.models import ModelSpec
     from dlmcache_cuda.benchmark.prompts import make_prompts
     from dlmcache_cuda.benchmark.runner import Subject
+    from dlmcache_cuda.model.freed_memory import give_back
 
     spec = ModelSpec.parse(row.workload.model)
     _warm_up(row)
@@ -67,7 +67,8 @@ def _measure(row: Row, out: Path, dtype: str | None) -> dict[str, Any]:
     prompts = make_prompts(subject.model, row.workload)
     predicted = predicted_bytes(subject.model, row, [ids.numel() for ids in prompts.ids])
     weights = subject.weight_bytes(row)
-    _give_back()
+    gc.collect()
+    give_back()  # so that taking it again is seen
     before = _reset_peak()
     if before is None:
         return {"peak_bytes": None, "predicted_bytes": predicted}
@@ -92,14 +93,6 @@ def _warm_up(row: Row) -> None:
     )
     subject = Subject(ModelSpec(BUNDLED), Path(), "cpu", None, with_stock=row.engine == STOCK)
     subject.measure(small, make_prompts(subject.model, workload), limit=3)
-
-
-def _give_back() -> None:
-    """Returns freed memory to the system, so that taking it again is seen."""
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _reset_peak() -> int | None:

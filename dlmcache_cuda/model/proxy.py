@@ -28,6 +28,7 @@ from dlmcache_cuda.model.direction_file import (
     tensor_bytes,
     write_directions,
 )
+from dlmcache_cuda.model.freed_memory import give_back
 from dlmcache_cuda.model.llada import Llada
 
 # A decomposition costs the same whatever is kept of it; this much serves all published settings.
@@ -64,6 +65,8 @@ def stack_proxies(model: Llada, rank: float) -> int:
                     proxy = (s[:r, None] * v[:r]).to(model.device, model.dtype)
                     # One assignment: whoever reads the weights sees those before or those after.
                     layer.weights = layer.weights.with_proxy(proxy)
+                    if model.device.type == "cpu":
+                        give_back()
     return r
 
 
@@ -152,6 +155,7 @@ def _decompose(weights: Iterable[Tensor], layers: int, rank: int, name: str) -> 
     )
     for weight in bar:
         _, s, vh = torch.linalg.svd(weight.float(), full_matrices=False)
-        values.append(s[:rank].cpu())
-        vectors.append(vh[:rank].cpu())
+        # Copies: a part would keep the whole.
+        values.append(s[:rank].cpu().clone())
+        vectors.append(vh[:rank].cpu().clone())
     return Directions(torch.stack(values), torch.stack(vectors))

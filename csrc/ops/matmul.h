@@ -1,34 +1,24 @@
 // Matrix products by torch's library, into memory that is there.
 #pragma once
 
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <array>
 #include <optional>
+
+#include "ops/call.h"
 
 namespace dlmcache::ops {
 
-using torch::stable::Tensor;
-using torch::stable::detail::from;
-
-namespace detail {
-// Calls an overload that writes its last argument. Its result is that argument again; the handle wants an owner.
-template <size_t size>
-void call_out(const char* name, std::array<StableIValue, size> stack) {
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "out", stack.data(), TORCH_ABI_VERSION));
-  (void)torch::stable::detail::to<Tensor>(stack[0]);
-}
-}  // namespace detail
-
 // out = a @ b
-inline void matmul_out(const Tensor& a, const Tensor& b, const Tensor& out) {
-  detail::call_out<3>("aten::mm", {from(a), from(b), from(out)});
+inline void matmul_out(const torch::stable::Tensor& a, const torch::stable::Tensor& b,
+                       const torch::stable::Tensor& out) {
+  call_overload<1>("aten::mm", "out", a, b, out);
 }
 
 // out = x @ weight^T + bias
-inline void linear_out(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& out) {
-  detail::call_out<4>("aten::linear", {from(x), from(weight), from(bias), from(out)});
+inline void linear_out(const torch::stable::Tensor& x, const torch::stable::Tensor& weight,
+                       const std::optional<torch::stable::Tensor>& bias, const torch::stable::Tensor& out) {
+  call_overload<1>("aten::linear", "out", x, weight, bias, out);
 }
 
 }  // namespace dlmcache::ops

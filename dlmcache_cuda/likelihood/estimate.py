@@ -192,12 +192,11 @@ def _evaluate(
     _, hidden = model.forward_canvases(tokens + unconditional if guided else tokens)
     values = []
     for rows, target in zip(at.split(_HEAD_ROWS), wanted.split(_HEAD_ROWS), strict=True):
-        normed = model.normed(hidden, rows)
         if guided:
-            # The head is linear: what LLaDA combines as logits is combined before it.
-            cond, uncond = normed.float(), model.normed(hidden, rows + begin).float()
-            normed = (uncond + (cfg_scale + 1.0) * (cond - uncond)).to(model.dtype)
-        logits = F.linear(normed, model.head).float()
+            normed = model.guided(hidden, rows, rows + begin, cfg_scale)
+        else:
+            normed = model.normed(hidden, rows)
+        logits = model.head_logits(normed).float()
         values.append(-F.cross_entropy(logits, target, reduction="none"))
     by_canvas = torch.cat(values).double().cpu().split(counts)
     return [float(part.sum()) for part in by_canvas]

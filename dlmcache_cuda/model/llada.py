@@ -226,6 +226,29 @@ class Llada:
         """What the head reads: the final norm of ``hidden[places]``, zeros for place -1."""
         return ops.rms_norm(hidden, self.final_norm, self.config.rms_norm_eps, places)
 
+    def guided(
+        self, hidden: Tensor, places: Tensor, uncond_places: Tensor, cfg_scale: float
+    ) -> Tensor:
+        """What the head reads with classifier-free guidance, ``[Q, W]``.
+
+        LLaDA combines logits, ``un + (cfg_scale + 1) (cond - un)``; the head is linear, so the
+        normed rows are combined instead and the head runs once.
+
+        Args:
+            hidden: ``[R, W]`` from :meth:`forward_rows`.
+            places, uncond_places: ``[Q]`` int64 rows of it, with the prompt and with masks instead.
+            cfg_scale: strength of the guidance.
+        """
+        cond, uncond = (
+            self.normed(hidden, places).float(),
+            self.normed(hidden, uncond_places).float(),
+        )
+        return (uncond + (cfg_scale + 1.0) * (cond - uncond)).to(self.dtype)
+
+    def head_logits(self, normed: Tensor) -> Tensor:
+        """Logits ``[Q, V]`` over the whole vocabulary of what :meth:`normed` gives."""
+        return self._head.logits(normed)
+
     def predict(
         self,
         hidden: Tensor,
@@ -250,9 +273,7 @@ class Llada:
         Args:
             hidden: ``[R, W]`` from :meth:`forward_rows`.
             places: ``[Q]`` int64 rows of ``hidden`` (not of the canvas) to read; -1 is unused.
-            uncond_places: ``[Q]`` rows computed with the prompt masked, for classifier-free
-                guidance. LLaDA combines logits, ``un + (cfg_scale + 1) (cond - un)``; the head is
-                linear, so the normed rows are combined instead and the head runs once.
+            uncond_places: ``[Q]`` rows computed with the prompt masked, see :meth:`guided`.
             cfg_scale: strength of the guidance; used with ``uncond_places`` only.
             suppress_ids, confidence_suppress_ids, temperature, row_index, capacity, seeds, steps,
                 extras: as in :func:`dlmcache_cuda.ops.head_reduce`; ``row_index [Q]`` are canvas
@@ -264,10 +285,10 @@ class Llada:
                 ``entropy`` (negative). Extras and ``confidence_suppress_ids`` do not go with a
                 temperature or filters here. None: as in ``head_reduce``.
         """
-        normed = self.normed(hidden, places)
-        if uncond_places is not None:
-            cond, uncond = normed.float(), self.normed(hidden, uncond_places).float()
-            normed = (uncond + (cfg_scale + 1.0) * (cond - uncond)).to(self.dtype)
+        if uncond_places is None:
+            normed = self.normed(hidden, places)
+        else:
+            normed = self.guided(hidden, places, uncond_places, cfg_scale)
         if ranking is not None and (temperature > 0 or top_p < 1 or top_k > 0):
             return self._sample(
                 normed, ranking, suppress_ids, temperature, top_p, top_k, row_index, capacity,
@@ -347,7 +368,7 @@ class Llada:
             raise ValueError("logits: input_ids must be [B, N] or a list of 1-D id tensors")
         rows, hidden = self.forward_canvases(canvases)
         logits = self.head.new_zeros((len(canvases) * rows.capacity, self.head.shape[0]))
-        logits[rows.row_index] = self._head.logits(self.normed(hidden))
+        logits[rows.row_index] = self.head_logits(self.normed(hidden))
         return logits.view(len(canvases), rows.capacity, -1)
 
     def forward_canvases(self, canvases: Sequence[Tensor]) -> tuple[RowList, Tensor]:

@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from dlmcache_cuda import ops
 from dlmcache_cuda.cache import RowList
@@ -165,12 +164,11 @@ class DivergenceDecoder(SlotDecoder):
 
     def _log_probabilities(self, hidden: Tensor, places: Tensor, twins: Tensor | None) -> Tensor:
         model = self.model
-        normed = model.normed(hidden, places)
-        if twins is not None:
-            cond, uncond = normed.float(), model.normed(hidden, twins).float()
-            scale = self.sampler.cfg_scale + 1.0
-            normed = (uncond + scale * (cond - uncond)).to(model.dtype)
-        return F.linear(normed, model.head).double().log_softmax(1)
+        if twins is None:
+            normed = model.normed(hidden, places)
+        else:
+            normed = model.guided(hidden, places, twins, self.sampler.cfg_scale)
+        return model.head_logits(normed).double().log_softmax(1)
 
 
 def run(

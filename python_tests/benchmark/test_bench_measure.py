@@ -103,6 +103,8 @@ def test_a_profile_names_operators_and_phases(model, workload):
     cached, refresh = profile.steps
     assert (cached.kind, cached.steps, refresh.kind, refresh.steps) == ("cached", 14, "refresh", 2)
     assert 0 < cached.operators < 1
+    assert 0 < cached.most_operators <= 1
+    assert 0 < cached.plain_milliseconds
     assert sum(share.share for share in cached.shares) < 1
     assert any(share.kind == "operator" for share in cached.shares)
     assert set(profile.phases) >= {"network", "head", "commit"}

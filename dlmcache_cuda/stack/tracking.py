@@ -34,6 +34,8 @@ class Tracking:
         # What each layer found; the last entry takes the unused places of lists.
         self._found = torch.zeros((layers, num_rows + 1), **flags)
         self.tracked = torch.zeros(num_rows, **flags)
+        none = [0] * cache.num_slots
+        self._nothing = RowList.from_ranges(none, none, cache.capacity, model.device)
 
     @property
     def nbytes(self) -> int:
@@ -56,19 +58,21 @@ class Tracking:
     def _list_tracked(self, tested: Tensor) -> None:
         """The tracked rows of the slots that are still tested."""
         step = self._step
+        self._tracked_places: tuple[RowList, Tensor] | None = None
+        if step.exact and not any(self.testing):
+            self.rows = self._nothing
+            return
         ends = step.key_lengths.device * tested
         most = step.rows.num_slots * len(self.inputs) * self.spec.track_num
         self.rows = flagged_rows(
             ends, self.tracked, step.rows.capacity, None if step.exact else most
         )
-        self._tracked_places: tuple[RowList, Tensor] | None = None
 
     def leave(self, slots: Sequence[int]) -> None:
         """These slots recompute everything from here on: nothing is tested any more."""
         for slot in slots:
             self.testing[slot] = False
-        tested = torch.tensor(self.testing).to(self._step.tested.device)
-        self._list_tracked(tested)
+        self._list_tracked(torch.tensor(self.testing).to(self._step.tested.device))
 
     def old_queries(self, layer: int, block: LladaBlock, cos_sin: Tensor) -> Tensor | None:
         """Queries of the tracked rows as they were last computed; before the inputs are renewed."""

@@ -112,16 +112,10 @@ inline void prefetch_row(const scalar_t* row, int64_t size) {
 // Turns scores into weights e^(score - max) in place, updates max and sum, and writes by how much older values shrink.
 inline void softmax_block(float* scores, int64_t rows, int64_t count, State state, float* decay) {
   for (int64_t row = 0; row < rows; row += kLanes) {
-    FloatVec largest = load(state.max + row);
-    const FloatVec before = largest;
-    for (int64_t key = 0; key < count; ++key) largest = max(largest, load(scores + key * rows + row));
+    const FloatVec before = load(state.max + row);
+    const FloatVec largest = largest_of(scores + row, rows, count, before);
     const FloatVec shrink = exp_nonpositive(before - largest);
-    FloatVec total = {};
-    for (int64_t key = 0; key < count; ++key) {
-      const FloatVec weight = exp_nonpositive(load(scores + key * rows + row) - largest);
-      store(scores + key * rows + row, weight);
-      total += weight;
-    }
+    const FloatVec total = exponentials(scores + row, rows, count, largest);
     store(state.max + row, largest);
     store(state.sum + row, load(state.sum + row) * shrink + total);
     store(decay + row, shrink);

@@ -93,11 +93,9 @@ void stats_item(const AttentionMassParams& p, int64_t slot, int64_t kv_head, int
     load_keys<scalar_t>(p, slot, kv_head, key, count, tile);
     score_block(tile, count, rows, p.head_size);
     for (int64_t u = 0; u < rows / kLanes; ++u) {
-      const float* scores = tile.scores + u * kLanes;
-      const FloatVec before = largest[u];
-      FloatVec now = before, sum = {};
-      for (int64_t i = 0; i < count; ++i) now = max(now, load(scores + i * rows));
-      for (int64_t i = 0; i < count; ++i) sum += exp_nonpositive(load(scores + i * rows) - now);
+      float* scores = tile.scores + u * kLanes;
+      const FloatVec before = largest[u], now = largest_of(scores, rows, count, before);
+      const FloatVec sum = exponentials(scores, rows, count, now);
       total[u] = total[u] * exp_nonpositive(before - now) + sum;
       largest[u] = now;
     }
@@ -107,6 +105,22 @@ void stats_item(const AttentionMassParams& p, int64_t slot, int64_t kv_head, int
     stats[0] = largest[r / kLanes][r % kLanes];
     stats[1] = total[r / kLanes][r % kLanes];
   }
+}
+
+// Adds the weights of the tile's rows, which are at most 1 but for rounding, to the mass of n keys.
+template <int n>
+inline void add_mass_of_keys(const Tile& tile, int64_t first, int64_t rows, double* mass) {
+  FloatVec total[n] = {};
+  for (int64_t r = 0; r < rows; r += kLanes) {
+    const FloatVec lse = load(tile.lse + r), weight = load(tile.weight + r);
+    FloatVec e[n];
+#pragma GCC unroll 4
+    for (int u = 0; u < n; ++u) e[u] = load(tile.scores + (first + u) * rows + r) - lse;
+    exp_nonpositive(e);
+#pragma GCC unroll 4
+    for (int u = 0; u < n; ++u) total[u] += e[u] * weight;
+  }
+  for (int u = 0; u < n; ++u) mass[first + u] += sum(total[u]);
 }
 
 // Adds the weights that the slot's rows give to the keys [first, first + count) to mass.
@@ -127,13 +141,9 @@ void add_mass(const AttentionMassParams& p, int64_t slot, int64_t first, int64_t
         tile.weight[r] = r < packed.used ? attention_mass_weight(p, packed.row(p, r)) : 0.0f;
       }
       score_block(tile, count, rows, p.head_size);
-      for (int64_t i = 0; i < count; ++i) {
-        FloatVec total = {};
-        for (int64_t r = 0; r < rows; r += kLanes) {
-          total += exp(load(tile.scores + i * rows + r) - load(tile.lse + r)) * load(tile.weight + r);
-        }
-        mass[i] += sum(total);
-      }
+      int64_t i = 0;
+      for (; i + kSideBySide <= count; i += kSideBySide) add_mass_of_keys<kSideBySide>(tile, i, rows, mass);
+      for (; i < count; ++i) add_mass_of_keys<1>(tile, i, rows, mass);
     }
   }
 }

@@ -94,6 +94,42 @@ inline void score_group(const float* keys, int64_t key_stride, int64_t count, co
   }
 }
 
+// Turns `count` vectors of scores, `stride` elements apart, into e^(score - largest); returns their sum, added in
+// order.
+inline FloatVec exponentials(float* scores, int64_t stride, int64_t count, FloatVec largest) {
+  FloatVec total = {};
+  int64_t i = 0;
+  for (; i + kSideBySide <= count; i += kSideBySide) {
+    FloatVec weight[kSideBySide];
+#pragma GCC unroll 4
+    for (int u = 0; u < kSideBySide; ++u) weight[u] = load(scores + (i + u) * stride) - largest;
+    exp_nonpositive(weight);
+#pragma GCC unroll 4
+    for (int u = 0; u < kSideBySide; ++u) {
+      store(scores + (i + u) * stride, weight[u]);
+      total += weight[u];
+    }
+  }
+  for (; i < count; ++i) {
+    const FloatVec weight = exp_nonpositive(load(scores + i * stride) - largest);
+    store(scores + i * stride, weight);
+    total += weight;
+  }
+  return total;
+}
+
+// The largest of `count` vectors of scores, `stride` elements apart, and of `start`.
+inline FloatVec largest_of(const float* scores, int64_t stride, int64_t count, FloatVec start) {
+  FloatVec largest[kSideBySide] = {start, start, start, start};
+  int64_t i = 0;
+  for (; i + kSideBySide <= count; i += kSideBySide) {
+#pragma GCC unroll 4
+    for (int u = 0; u < kSideBySide; ++u) largest[u] = max(largest[u], load(scores + (i + u) * stride));
+  }
+  for (; i < count; ++i) largest[0] = max(largest[0], load(scores + i * stride));
+  return max(max(largest[0], largest[1]), max(largest[2], largest[3]));
+}
+
 template <typename scalar_t>
 inline void convert_row(const scalar_t* row, int64_t size, float* out) {
   int64_t i = 0;

@@ -8,14 +8,39 @@
 namespace dlmcache::cpu::DLMCACHE_CPU_ARCH {
 namespace {
 
+// g / (1 + e^-g) by an exponential that cannot overflow: of -|g|, as the square of u = e^(-|g| / 2), because g u u is
+// still a number where u u alone has run out of exponents.
+template <int n>
+inline void silu(FloatVec (&g)[n]) {
+  FloatVec u[n];
+#pragma GCC unroll 4
+  for (int i = 0; i < n; ++i) u[i] = -0.5f * max(g[i], -g[i]);
+  exp_nonpositive(u);
+#pragma GCC unroll 4
+  for (int i = 0; i < n; ++i) g[i] = g[i] < 0.0f ? g[i] * u[i] * u[i] : g[i];
+#pragma GCC unroll 4
+  for (int i = 0; i < n; ++i) g[i] /= 1.0f + u[i] * u[i];
+}
+
+template <int n, typename scalar_t>
+inline void gate_vectors(const scalar_t* gate, const scalar_t* up, scalar_t* out) {
+  FloatVec g[n];
+#pragma GCC unroll 4
+  for (int i = 0; i < n; ++i) g[i] = load(gate + i * kLanes);
+  silu(g);
+  // Two roundings, as torch's silu(gate) * up has them: a sequence decodes to the same tokens either way.
+#pragma GCC unroll 4
+  for (int i = 0; i < n; ++i) g[i] = round_to<scalar_t>(g[i]);
+#pragma GCC unroll 4
+  for (int i = 0; i < n; ++i) store(out + i * kLanes, g[i] * load(up + i * kLanes));
+}
+
 template <typename scalar_t>
 void gate_row(const scalar_t* gate, const scalar_t* up, int64_t width, scalar_t* out) {
   int64_t i = 0;
-  for (; i + kLanes <= width; i += kLanes) {
-    const FloatVec g = load(gate + i);
-    // Two roundings, as torch's silu(gate) * up has them: a sequence decodes to the same tokens either way.
-    store(out + i, round_to<scalar_t>(g / (1.0f + exp(-g))) * load(up + i));
-  }
+  for (; i + kSideBySide * kLanes <= width; i += kSideBySide * kLanes)
+    gate_vectors<kSideBySide>(gate + i, up + i, out + i);
+  for (; i + kLanes <= width; i += kLanes) gate_vectors<1>(gate + i, up + i, out + i);
   if (i == width) return;
   // The rest goes through the same vectors, so that an element's value does not depend on where it stands.
   const int64_t rest = width - i;

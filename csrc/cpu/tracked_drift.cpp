@@ -125,21 +125,12 @@ struct Tile {
         score_block(kv_head, key, count);
         memcpy(weights_of(kv_head, key), scores, count * lanes * sizeof(float));
         for (int64_t lane = 0; lane < lanes; lane += kLanes) {
-          FloatVec now = load(largest + lane);
-          for (int64_t i = 0; i < count; ++i) now = max(now, load(scores + i * lanes + lane));
-          store(largest + lane, now);
+          store(largest + lane, largest_of(scores + lane, lanes, count, load(largest + lane)));
         }
       }
       for (int64_t lane = 0; lane < lanes; lane += kLanes) {
-        const FloatVec subtract = load(largest + lane);
-        FloatVec sum = {};
-        for (int64_t key = begin; key < end; ++key) {
-          float* weight = weights_of(kv_head, key) + lane;
-          const FloatVec value = exp_nonpositive(load(weight) - subtract);
-          store(weight, value);
-          sum += value;
-        }
-        store(total + lane, sum);
+        float* kept = weights_of(kv_head, begin) + lane;
+        store(total + lane, exponentials(kept, lanes, end - begin, load(largest + lane)));
       }
       for (int64_t lane = 0; lane < 2 * half; ++lane) {
         float* stats = stats_of(kv_head, lane, split);

@@ -1,6 +1,9 @@
 """Times every operator: ``python -m benchmarks.run``. Whole decodings: ``dlmcache bench``.
 
-Prints a Markdown table and writes JSON, both with the hardware and versions they were measured on.
+Prints a Markdown table and writes it and JSON, with the hardware and versions they were measured
+on. The share of its bound that an operator reaches is the larger of the time that a copy takes for
+its bytes and the time that a product of torch takes for its operations, both measured in the same
+run, over its time. What fits into a cache can exceed it.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import torch
 from rich.progress import Progress
 
 from benchmarks.ops import all_cases
-from dlmcache_cuda.benchmark.machine import describe
+from dlmcache_cuda.benchmark.machine import describe, gemm_rate
 from dlmcache_cuda.benchmark.timing import time_interleaved
 
 
@@ -48,10 +51,16 @@ def measure_operators(device: str, wanted: str, budget: float) -> list[dict]:
     return results
 
 
+def share_of_bound(result: dict, machine: dict) -> float:
+    """How near an operator comes to what copies and products of this machine allow."""
+    bytes_ = result["gb_per_s"] / machine["copy_gb_per_s"]
+    return max(bytes_, result["gflop_per_s"] / machine["gemm_gflop_per_s"])
+
+
 def operator_table(results: list[dict]) -> str:
     lines = [
-        "| operator | case | us (p10-p90) | GB/s | GFLOP/s | plain torch us | ratio |",
-        "|---|---|---|---|---|---|---|",
+        "| operator | case | us (p10-p90) | GB/s | GFLOP/s | of bound | plain torch us | ratio |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
         baseline = result.get("baseline_microseconds")
@@ -59,6 +68,7 @@ def operator_table(results: list[dict]) -> str:
             f"| {result['op']} | {result['case']} "
             f"| {result['microseconds']:.1f} ({result['p10']:.1f}-{result['p90']:.1f}) "
             f"| {result['gb_per_s']:.1f} | {result['gflop_per_s']:.1f} "
+            f"| {100 * result['share_of_bound']:.0f} % "
             + (f"| {baseline:.1f} | {result['speed_up']:.2f}x |" if baseline else "| | |")
         )
     return "\n".join(lines)
@@ -73,13 +83,22 @@ def main() -> None:
     arguments = parser.parse_args()
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    machine = describe(device)
+    machine = describe(device) | {"gemm_gflop_per_s": gemm_rate(device)}
     print("\n".join(f"{key}: {value}" for key, value in machine.items()), flush=True)
 
     results = measure_operators(device, arguments.filter, arguments.budget)
+    for result in results:
+        result["share_of_bound"] = share_of_bound(result, machine)
     path = arguments.out / "ops.json"
     path.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
-    print(f"\n{operator_table(results)}\n\nwritten to {path}", flush=True)
+    table = operator_table(results)
+    path.with_suffix(".md").write_text(_page(machine, table))
+    print(f"\n{table}\n\nwritten to {path}", flush=True)
+
+
+def _page(machine: dict, table: str) -> str:
+    facts = "\n".join(f"- {name}: {value}" for name, value in machine.items() if name != "build")
+    return f"# Operators\n\n{facts}\n\n{table}\n"
 
 
 if __name__ == "__main__":

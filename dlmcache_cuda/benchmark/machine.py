@@ -64,6 +64,17 @@ def copy_bandwidth(device: str) -> float:
     return round(2 * source.nbytes / timing.median / 1e9, 1)
 
 
+def gemm_rate(device: str) -> float:
+    """GFLOP/s of a large product of torch, fp32 on a CPU and bfloat16 on a GPU; median of
+    several."""
+    cuda = device.startswith("cuda")
+    size = 8192 if cuda else 2048
+    matrix = torch.ones(size, size, device=device, dtype=torch.bfloat16 if cuda else torch.float32)
+    functions = {"gemm": lambda: matrix @ matrix}
+    timing = time_interleaved(functions, device, warm_up=2, repeats=20, budget=2.0)["gemm"]
+    return round(2 * size**3 / timing.median / 1e9, 1)
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,6 +1,6 @@
 """Bytes of the tensors that live while a step is computed: what its widest moments hold at once.
 
-The moments are those of ``model/block.py``, ``model/head.py``, ``stack/stack.py`` and
+The moments are those of ``model/block.py``, ``model/head.py``, ``stack/run.py`` and
 ``csrc/ops/head.cpp``; whoever changes what is alive there changes it here, and
 ``python_tests/decoding/test_memory.py`` compares the two.
 """

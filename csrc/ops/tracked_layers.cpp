@@ -92,9 +92,9 @@ class Follower {
   bool test(int64_t layer, float* similarities) {
     if (!tests_) return false;
     const auto [q_new] = call<1>("dlmcache::gather_rows", loop_.q(), tracked_places_);
-    const auto [alike] = call<1>("dlmcache::tracked_similarity", q_old_, q_new, keys_of(layer), k_old_,
-                                 given_.row_index, given_.cu_rows, tracked_.offsets, given_.kv_lens, n_.capacity,
-                                 scale_, similarity_);
+    const auto [alike] =
+        call<1>("dlmcache::tracked_similarity", q_old_, q_new, keys_of(layer), k_old_, given_.row_index, given_.cu_rows,
+                tracked_.offsets, given_.kv_lens, n_.capacity, scale_, similarity_);
     const float* value = static_cast<const float*>(alike.data_ptr());
     bool failed = false;
     for (int64_t slot = 0; slot < n_.slots; ++slot) {
@@ -113,8 +113,8 @@ class Follower {
     const auto [mass] = call<1>("dlmcache::attention_mass", q, keys_of(layer), window_.offsets, given_.kv_lens,
                                 n_.capacity, scale_, std::optional(lse), std::optional<Tensor>());
     const auto [score] = call<1>("dlmcache::gather_rows", mass, open_.index);
-    const auto [selected, places, offsets] = call<3>("dlmcache::select_rows", score, open_.index, open_.offsets,
-                                                     limits_, most_found_, true);
+    const auto [selected, places, offsets] =
+        call<3>("dlmcache::select_rows", score, open_.index, open_.offsets, limits_, most_found_, true);
     const int64_t* row = static_cast<const int64_t*>(selected.data_ptr());
     bool* found = static_cast<bool*>(found_.data_ptr()) + layer * found_.stride(0);
     for (int64_t i = 0; i < most_found_; ++i) {

@@ -4,13 +4,17 @@
 #include <initializer_list>
 #include <optional>
 
+#include "ops/call.h"
 #include "ops/check.h"
+#include "ops/check_row_list.h"
 #include "ops/matmul.h"
 #include "ops/run.h"
 #include "ops/run_attention.h"
 
 namespace dlmcache::ops {
 namespace {
+
+Tensor first_rows(Tensor tensor, int64_t count) { return torch::stable::narrow(tensor, 0, 0, count); }
 
 void run_loops(const RmsNormParams& p, const Tensor&) { run_cpu(cpu::rms_norm_rows, p, p.num_rows, 4 * p.width); }
 void run_loops(const AddRmsNormParams& p, const Tensor&) {
@@ -38,10 +42,27 @@ void run_kernels(const char* op, const SwigluParams& p, const Tensor& like) {
 }
 #endif
 
+// On a CPU: that the rows that are read belong to the slots that cu_read says.
+void check_read(const LayerArguments& given, const LayerSizes& n) {
+  if (!given.h.is_cpu() || !given.read_places.has_value()) return;
+  check_cu_rows(given.op, *given.cu_read, given.read_places->size(0), "cu_read");
+  const int64_t* place = static_cast<const int64_t*>(given.read_places->data_ptr());
+  const int64_t* read = static_cast<const int64_t*>(given.cu_read->data_ptr());
+  const int64_t* rows = static_cast<const int64_t*>(given.cu_rows.data_ptr());
+  for (int64_t slot = 0; slot < n.slots; ++slot) {
+    for (int64_t i = read[slot]; i < read[slot + 1]; ++i) {
+      STD_TORCH_CHECK(place[i] == -1 || (place[i] >= rows[slot] && place[i] < rows[slot + 1]), given.op,
+                      ": read_places[", i, "] is ", place[i], ", allowed in slot ", slot, " are -1 and ", rows[slot],
+                      " to ", rows[slot + 1] - 1);
+    }
+  }
+}
+
 }  // namespace
 
 LayerSizes check_layers(const LayerArguments& given, int64_t proxy_rank) {
-  const auto& [op, h, weights, biases, cos_sin, row_index, cu_rows, kv_lens, num_heads, eps, k_cache, v_cache] = given;
+  const auto& [op, h, weights, biases, cos_sin, row_index, cu_rows, kv_lens, num_heads, eps, k_cache, v_cache,
+               read_places, cu_read] = given;
   check_shape(op, "h", h, {-1, -1});
   check_shape(op, "k_cache", k_cache, {-1, -1, -1, -1});
   check_shape(op, "cos_sin", cos_sin, {-1, k_cache.size(3)});
@@ -117,6 +138,16 @@ LayerSizes check_layers(const LayerArguments& given, int64_t proxy_rank) {
   check_index_range(op, "row_index", row_index, n.cached);
   check_index(op, "cu_rows", cu_rows, n.slots + 1, h, "h");
   check_index(op, "kv_lens", kv_lens, n.slots, h, "h");
+  STD_TORCH_CHECK(read_places.has_value() == cu_read.has_value(), op,
+                  ": read_places and cu_read must be given together, got only ",
+                  read_places.has_value() ? "read_places" : "cu_read");
+  if (read_places.has_value()) {
+    check_index(op, "read_places", *read_places, -1, h, "h");
+    check_index_range(op, "read_places", *read_places, n.rows);
+    STD_TORCH_CHECK(read_places->size(0) <= n.rows, op, ": read_places has ", read_places->size(0),
+                    " entries, more than the ", n.rows, " rows of h");
+    check_index(op, "cu_read", *cu_read, n.slots + 1, h, "h");
+  }
   return n;
 }
 
@@ -164,6 +195,7 @@ LayerLoop::LayerLoop(const LayerArguments& given, bool return_lse)
   attention_.q = q_.data_ptr();
   attention_.out = attended_.data_ptr();
   if (h.is_cpu()) check_attention_lists(op, attention_);
+  check_read(given, n);
   if (return_lse) {
     lse_ = torch::stable::new_empty(h, {n.rows, n.heads}, ScalarType::Float);
     attention_.lse = static_cast<float*>(lse_.data_ptr());
@@ -218,6 +250,7 @@ void LayerLoop::project(int64_t layer) {
 }
 
 void LayerLoop::attend(int64_t layer) {
+  if (narrows(layer)) narrow();
   attention_.k = static_cast<const char*>(given_.k_cache.data_ptr()) + layer * layer_bytes_;
   attention_.v = static_cast<const char*>(given_.v_cache.data_ptr()) + layer * layer_bytes_;
   run("dlmcache::attention_rows", attention_);
@@ -229,9 +262,47 @@ void LayerLoop::feed_forward(int64_t layer) {
   linear_out(normed_, weight(layer, kGateUp), std::nullopt, gate_up_);
   run("dlmcache::swiglu", swiglu_);
   linear_out(activation_, weight(layer, kFfOut), std::nullopt, branch_);
+  if (narrows(layer)) widen();
 }
 
 void LayerLoop::advance(int64_t layer) { add_norm(weight(layer + 1, kAttnNorm)); }
+
+void LayerLoop::narrow() {
+  const Tensor& places = *given_.read_places;
+  const int64_t count = places.size(0);
+  Tensor& free_sum = stream_ == sums_ ? sums_[1] : sums_[0];
+  if (stream_ == &given_.h) {
+    unread_ = sums_[1];
+    torch::stable::copy_(unread_, given_.h);
+  } else {
+    unread_ = *stream_;
+  }
+  const auto [read] = call<1>("dlmcache::gather_rows", unread_, places);
+  sums_[0] = first_rows(free_sum, count);
+  sums_[1] = read;
+  stream_ = &sums_[1];
+  nothing_ = normed_;
+  normed_ = first_rows(normed_, count);
+  branch_ = first_rows(branch_, count);
+  attended_ = first_rows(attended_, count);
+  gate_up_ = first_rows(gate_up_, count);
+  activation_ = first_rows(activation_, count);
+  read_q_ = call<1>("dlmcache::gather_rows", q_, places)[0];
+
+  attention_.num_rows = add_norm_.num_rows = swiglu_.num_rows = count;
+  attention_.cu_rows = static_cast<const int64_t*>(given_.cu_read->data_ptr());
+  attention_.q = read_q_.data_ptr();
+  attention_.lse = nullptr;
+}
+
+void LayerLoop::widen() {
+  const Tensor& places = *given_.read_places;
+  torch::stable::zero_(nothing_);
+  call<0>("dlmcache::scatter_rows_", unread_, *stream_, places);
+  call<0>("dlmcache::scatter_rows_", nothing_, branch_, places);
+  stream_ = &unread_;
+  branch_ = nothing_;
+}
 
 const Tensor& LayerLoop::weight(int64_t layer, LayerWeight which) const {
   return given_.weights[layer * kWeightsPerLayer + which];

@@ -37,6 +37,12 @@ struct LayerArguments {
   double eps;
   const Tensor& k_cache;
   const Tensor& v_cache;
+  // Where the rows of which something is read behind the last layer stand among the rows, and which slot they belong
+  // to; none: all are read.
+  const std::optional<Tensor>& read_places = kAll;
+  const std::optional<Tensor>& cu_read = kAll;
+
+  static inline const std::optional<Tensor> kAll;
 };
 
 struct LayerSizes {
@@ -59,15 +65,18 @@ class LayerLoop {
   void begin(int64_t layer);
   // Queries of the rows; their keys and values go into the layer's cache.
   void project(int64_t layer);
+  // Of the last layer, these two compute the rows that are read; the others come out as they went in.
   void attend(int64_t layer);
   void feed_forward(int64_t layer);
+  bool narrows(int64_t layer) const { return given_.read_places.has_value() && layer + 1 == sizes.layers; }
   // What goes into the layer behind `layer`, and its norm.
   void advance(int64_t layer);
 
   const Tensor& weight(int64_t layer, LayerWeight which) const;
   std::optional<Tensor> bias(int64_t layer) const;  // of the projections
   const Tensor& q() const { return q_; }            // [R, H, D]
-  const Tensor& lse() const { return lse_; }        // [R, H] fp32, log-sum-exp of the scores, where asked for
+  // [R, H] fp32, log-sum-exp of the scores, where asked for and the layer does not narrow.
+  const Tensor& lse() const { return lse_; }
   // Behind feed_forward(): the terms whose sum comes out of the layer. Behind begin() and advance(): the first alone is
   // what goes into the layer.
   const Tensor& stream() const { return *stream_; }
@@ -77,12 +86,16 @@ class LayerLoop {
   template <typename Params>
   void run(const char* name, const Params& params) const;
   void add_norm(const Tensor& norm_weight);
+  void narrow();
+  void widen();
 
   const LayerArguments& given_;
   const int64_t layer_bytes_;  // of a layer's keys
   // The residual stream: of this sum and of the one before.
   Tensor sums_[2];
-  Tensor normed_, branch_, qkv_, q_, lse_, attended_, gate_up_, activation_;
+  // While the last layer computes the rows that are read: what went into it, and what it adds to the others.
+  Tensor unread_, nothing_;
+  Tensor normed_, branch_, qkv_, q_, read_q_, lse_, attended_, gate_up_, activation_;
   const Tensor* stream_;
   RmsNormParams norm_{};
   AddRmsNormParams add_norm_{};

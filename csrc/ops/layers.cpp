@@ -3,6 +3,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -15,10 +16,11 @@ namespace {
 std::tuple<Tensor, Tensor> forward_layers_(const Tensor& h, const std::vector<Tensor>& weights,
                                            const std::vector<Tensor>& biases, const Tensor& cos_sin,
                                            const Tensor& row_index, const Tensor& cu_rows, const Tensor& kv_lens,
-                                           int64_t num_heads, double eps, const Tensor& k_cache,
-                                           const Tensor& v_cache) {
-  const LayerArguments given{"forward_layers_", h,       weights,   biases, cos_sin, row_index,
-                             cu_rows,           kv_lens, num_heads, eps,    k_cache, v_cache};
+                                           int64_t num_heads, double eps, const Tensor& k_cache, const Tensor& v_cache,
+                                           const std::optional<Tensor>& read_places,
+                                           const std::optional<Tensor>& cu_read) {
+  const LayerArguments given{"forward_layers_", h,         weights, biases,  cos_sin, row_index,   cu_rows,
+                             kv_lens,           num_heads, eps,     k_cache, v_cache, read_places, cu_read};
   LayerLoop loop(given);
   loop.begin(0);
   for (int64_t layer = 0; layer < loop.sizes.layers; ++layer) {

@@ -109,9 +109,10 @@ class Follower {
   void follow(int64_t layer) {
     if (window_.empty()) return;
     const auto [q] = call<1>("dlmcache::gather_rows", loop_.q(), window_places_);
-    const auto [lse] = call<1>("dlmcache::gather_rows", loop_.lse(), window_places_);
+    std::optional<Tensor> lse;  // not known of all rows where the layer narrows
+    if (!loop_.narrows(layer)) lse = call<1>("dlmcache::gather_rows", loop_.lse(), window_places_)[0];
     const auto [mass] = call<1>("dlmcache::attention_mass", q, keys_of(layer), window_.offsets, given_.kv_lens,
-                                n_.capacity, scale_, std::optional(lse), std::optional<Tensor>());
+                                n_.capacity, scale_, lse, std::optional<Tensor>());
     const auto [score] = call<1>("dlmcache::gather_rows", mass, open_.index);
     const auto [selected, places, offsets] =
         call<3>("dlmcache::select_rows", score, open_.index, open_.offsets, limits_, most_found_, true);
@@ -151,9 +152,9 @@ std::tuple<Tensor, Tensor, Tensor> track_layers_(
     const Tensor& k_cache, const Tensor& v_cache, int64_t first_layer, const Tensor& inputs, const Tensor& found,
     const Tensor& tracked_index, const Tensor& cu_tracked, const Tensor& tested, double gamma, int64_t similarity,
     const Tensor& window_index, const Tensor& cu_window, const Tensor& open_index, const Tensor& cu_open,
-    const Tensor& limits) {
-  const LayerArguments given{kOp,     h,       weights,   biases, cos_sin, row_index,
-                             cu_rows, kv_lens, num_heads, eps,    k_cache, v_cache};
+    const Tensor& limits, const std::optional<Tensor>& read_places, const std::optional<Tensor>& cu_read) {
+  const LayerArguments given{kOp,     h,         weights, biases,  cos_sin, row_index,   cu_rows,
+                             kv_lens, num_heads, eps,     k_cache, v_cache, read_places, cu_read};
   LayerLoop loop(given, true);
   const LayerSizes& n = loop.sizes;
   STD_TORCH_CHECK(first_layer >= 0 && first_layer < n.layers, kOp, ": first_layer is ", first_layer,

@@ -34,8 +34,8 @@ class DecodedSequence:
             over the whole vocabulary: no temperature, no filters, nothing left out. NaN where never
             committed.
         forwards: number of forwards of this sequence (NFE).
-        rows_computed: rows whose attention and feed-forward were computed, summed over forwards
-            and layers.
+        rows_computed: rows that went into a layer and were computed there, summed over forwards and
+            layers. That the last layer finishes only rows that predict is not counted.
         rows_vanilla: the same for vanilla decoding with as many forwards.
         refreshes: forwards that recomputed cached rows by schedule.
         stop_reason: ``end_of_text`` (an end token with no mask before it), ``length`` (every step
@@ -100,8 +100,8 @@ class DecodeStats:
     Attributes:
         forwards: calls of the network; one call serves all sequences in flight.
         sequence_forwards: forwards summed over sequences.
-        rows_computed: rows whose attention and feed-forward were computed, summed over forwards
-            and layers.
+        rows_computed: rows that went into a layer and were computed there, summed over forwards and
+            layers. That the last layer finishes only rows that predict is not counted.
         rows_vanilla: what vanilla decoding would have computed in as many forwards.
         refreshes: forwards of a sequence that recomputed cached rows by schedule, summed over
             sequences.

@@ -151,6 +151,8 @@ class StepProgram:
             forced_counts=rows.forced_counts,
             budgets=self._layer_budgets(),
             window=plan.window,
+            # With guidance twins are read as well; what one row predicts twice is not listed twice.
+            read=None if canvas.guided or self.shape.sliced else rows.predicting,
             masked=self._masked_to_end() if spec.tracking else None,
             prompt_embeds=canvas.prompt_embeds,
             boundary=self.boundary,

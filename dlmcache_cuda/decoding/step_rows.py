@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -130,13 +132,21 @@ class StepRows:
 
     def places(self, rows: RowList) -> Tensor:
         """Where the predicting row of each predicted position stands among ``rows``."""
-        query = self.predicted.row_index
-        if self._shift:
-            predicting = query - self._shift
-            if self._shape_of_step.sliced:
-                predicting = predicting.maximum(self._floor(query))
-            query = predicting.masked_fill(query < 0, -1)
+        query = self.predicting.row_index
         return ops.find_rows(rows.row_index, rows.cu_rows, query, rows.capacity)
+
+    @cached_property
+    def predicting(self) -> RowList:
+        """The row that predicts each predicted position; with ``slice_shift`` one may predict
+        two."""
+        predicted = self.predicted
+        if not self._shift:
+            return predicted
+        row_index = predicted.row_index - self._shift
+        if self._shape_of_step.sliced:
+            row_index = row_index.maximum(self._floor(predicted.row_index))
+        row_index = row_index.masked_fill(predicted.row_index < 0, -1)
+        return RowList(row_index, predicted.cu_rows, None, predicted.capacity)
 
     def lacking(self) -> Tensor:
         """``[S]`` bool: slots where fewer positions are predicted than have to be."""

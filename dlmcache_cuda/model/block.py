@@ -9,6 +9,7 @@ from dlmcache_cuda import ops
 from dlmcache_cuda.cache import RowList
 from dlmcache_cuda.model.attention import KeyLengths, attention, attention_with_lse
 from dlmcache_cuda.model.config import LladaConfig
+from dlmcache_cuda.model.read_rows import ReadRows
 from dlmcache_cuda.model.weights import BlockWeights
 
 #: On a CPU the feed-forward network, which is wide, takes so many rows at a time: refreshes of many
@@ -139,6 +140,7 @@ class LladaBlock:
     ) -> tuple[Tensor, Tensor]:
         """All parts on the same rows, of which ``normed`` is :meth:`normed`: the two terms of the
         residual stream ``[R, W]`` behind the block."""
+        # No name for the queries: they would outlive the attention.
         attn_out = self.attend(
             self.project_qkv(normed, rows.row_index, cos_sin, k_cache, v_cache),
             k_cache,
@@ -147,6 +149,21 @@ class LladaBlock:
             key_lengths,
         )
         return self.feed_forward(h, attn_out)
+
+    def finish_read(
+        self,
+        h: Tensor,
+        q: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        key_lengths: KeyLengths,
+        read: ReadRows,
+    ) -> Tensor:
+        """What follows the projections in a last layer: the residual stream behind the block, made
+        in ``h [R, W]``, whose rows that are not read stay as they are."""
+        attn_out = self.attend(read.of(q), k_cache, v_cache, read.rows, key_lengths)
+        read_h, ff_out = self.feed_forward(read.of(h), attn_out)
+        return read.put_back(h, read_h + ff_out)
 
     def add(self, h: Tensor, ff_out: Tensor) -> tuple[Tensor, Tensor]:
         """``h + ff_out`` of the block before, and its :meth:`normed`."""

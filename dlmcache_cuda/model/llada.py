@@ -18,6 +18,7 @@ from dlmcache_cuda.model.config import LladaConfig
 from dlmcache_cuda.model.head import Head
 from dlmcache_cuda.model.log_prob import whole_log_prob
 from dlmcache_cuda.model.ranking import RANKINGS, margin_score, sample_tiles
+from dlmcache_cuda.model.read_rows import ReadRows
 from dlmcache_cuda.model.rope import RopeTable
 from dlmcache_cuda.model.token_ids import TokenIds
 from dlmcache_cuda.model.tokenizer import load_tokenizer
@@ -191,6 +192,7 @@ class Llada:
         kv_lens: Tensor,
         kv_lens_host: Sequence[int] | None = None,
         prompt_embeds: Tensor | None = None,
+        read: RowList | None = None,
     ) -> Tensor:
         """Run rows through the whole stack; their keys and values are renewed in the cache.
 
@@ -202,23 +204,29 @@ class Llada:
             kv_lens_host: the same numbers on the host. Slots whose rows are all of their keys may
                 then use dense attention.
             prompt_embeds: as in :meth:`embed`.
+            read: the only rows of which the result is read, in any number; None: all. Of the others
+                the last block makes nothing but keys and values.
 
         Returns:
-            ``[R, W]`` residual stream behind the last block, before the final norm.
+            ``[R, W]`` residual stream behind the last block, before the final norm. Rows that are
+            not read may hold what went into the last block instead.
         """
         lengths = KeyLengths(kv_lens, None if kv_lens_host is None else tuple(kv_lens_host))
         cos_sin = self.cos_sin(rows.capacity)
         h = self.embed(tokens, rows.row_index, prompt_embeds)
+        few = ReadRows.among(rows, read)
         if self.whole_stack.takes(rows, cache, lengths):
-            h, ff_out = self.whole_stack.forward(h, rows, cos_sin, cache, lengths)
+            h, ff_out = self.whole_stack.forward(h, rows, cos_sin, cache, lengths, few)
             return h + ff_out
-        normed = self.layers[0].normed(h)
+        normed, last = self.layers[0].normed(h), len(self.layers) - 1
         for number, block in enumerate(self.layers):
+            k_cache, v_cache = cache.k[number], cache.v[number]
             with annotate("layer", number):
-                h, ff_out = block.forward(
-                    h, normed, rows, cos_sin, cache.k[number], cache.v[number], lengths
-                )
-                if number + 1 < len(self.layers):
+                if number == last and few is not None:
+                    q = block.project_qkv(normed, rows.row_index, cos_sin, k_cache, v_cache)
+                    return block.finish_read(h, q, k_cache, v_cache, lengths, few)
+                h, ff_out = block.forward(h, normed, rows, cos_sin, k_cache, v_cache, lengths)
+                if number < last:
                     h, normed = self.layers[number + 1].add(h, ff_out)
         return h + ff_out
 

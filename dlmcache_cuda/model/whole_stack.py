@@ -13,6 +13,7 @@ from dlmcache_cuda.cache import KVCache, RowList
 from dlmcache_cuda.model.attention import KeyLengths, takes_dense
 from dlmcache_cuda.model.block import LladaBlock
 from dlmcache_cuda.model.linear import PlainLinear
+from dlmcache_cuda.model.read_rows import ReadRows
 from dlmcache_cuda.model.weights import BlockWeights
 
 # With more rows the arithmetic outweighs everything else, and all buffers at once would be large.
@@ -47,11 +48,18 @@ class WholeStack:
         )
 
     def forward(
-        self, h: Tensor, rows: RowList, cos_sin: Tensor, cache: KVCache, key_lengths: KeyLengths
+        self,
+        h: Tensor,
+        rows: RowList,
+        cos_sin: Tensor,
+        cache: KVCache,
+        key_lengths: KeyLengths,
+        read: ReadRows | None = None,
     ) -> tuple[Tensor, Tensor]:
         """What all blocks make of the embeddings ``h [R, W]``: the two terms of the residual stream
         behind the last one."""
-        return ops.forward_layers_(*self._arguments(h, rows, cos_sin, cache, key_lengths))
+        arguments = self._arguments(h, rows, cos_sin, cache, key_lengths)
+        return ops.forward_layers_(*arguments, **_read_arguments(read))
 
     def forward_tracked(
         self,
@@ -61,12 +69,13 @@ class WholeStack:
         cache: KVCache,
         key_lengths: KeyLengths,
         first_layer: int,
+        read: ReadRows | None,
         **tracking: Any,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """From a layer on, whose inputs ``h`` are, up to the first in which a test fails; see
         :func:`dlmcache_cuda.ops.track_layers_`."""
         arguments = self._arguments(h, rows, cos_sin, cache, key_lengths)
-        return ops.track_layers_(*arguments, first_layer, **tracking)
+        return ops.track_layers_(*arguments, first_layer, **tracking, **_read_arguments(read))
 
     def forward_selected(
         self,
@@ -110,6 +119,10 @@ class WholeStack:
             tensors = {**tensors, proxy_rank: _tensors(now, proxy_rank)}
             self._known = now, tensors
         return tensors[proxy_rank]
+
+
+def _read_arguments(read: ReadRows | None) -> dict[str, Tensor]:
+    return {} if read is None else {"read_places": read.places, "cu_read": read.rows.cu_rows}
 
 
 def _tensors(blocks: Sequence[BlockWeights], proxy_rank: int) -> _Tensors | None:

@@ -22,6 +22,8 @@ def forward_layers_(
     eps: float,
     k_cache: Tensor,
     v_cache: Tensor,
+    read_places: Tensor | None = None,
+    cu_read: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Takes packed rows through all blocks of a LLaDA; their keys and values go into the cache.
 
@@ -46,17 +48,22 @@ def forward_layers_(
         num_heads: H, a multiple of Hkv.
         eps: of the norms.
         k_cache, v_cache: ``[layers, S * capacity, Hkv, D]``, contiguous, dtype of ``h``; modified.
+        read_places, cu_read: ``[P]`` int64, P <= R, places among the rows (-1: unused), and
+            ``[S + 1]`` int64, which of them belong to which slot: the rows of which something is
+            read behind the last layer. Of the others the last layer makes only keys and values.
+            None: all rows are read.
 
     Returns:
         The two terms of the residual stream behind the last layer, ``[R, W]`` each: their sum is
-        what the final norm reads.
+        what the final norm reads. In rows that are not read it is what went into the last layer.
 
     Raises:
         RuntimeError: a shape, dtype, device, stride or (on a CPU) an index is not as above.
     """
     return torch.ops.dlmcache.forward_layers_(
-        h, weights, biases, cos_sin, row_index, cu_rows, kv_lens, num_heads, eps, k_cache, v_cache
-    )
+        h, weights, biases, cos_sin, row_index, cu_rows, kv_lens, num_heads, eps, k_cache, v_cache,
+        read_places, cu_read,
+    )  # fmt: skip
 
 
 @torch.library.register_fake("dlmcache::forward_layers_")
@@ -72,5 +79,7 @@ def _(
     eps: float,
     k_cache: Tensor,
     v_cache: Tensor,
+    read_places: Tensor | None = None,
+    cu_read: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     return h.new_empty(h.shape), h.new_empty(h.shape)

@@ -35,6 +35,8 @@ def track_layers_(
     open_index: Tensor,
     cu_open: Tensor,
     limits: Tensor,
+    read_places: Tensor | None = None,
+    cu_read: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """:func:`~dlmcache_cuda.ops.forward_layers_` from ``first_layer`` on, which also tests whether
     the attention of tracked rows drifts and finds the rows to be tracked next (Elastic-Cache, arXiv
@@ -65,6 +67,7 @@ def track_layers_(
             unused. With Q = 0 nothing is found.
         open_index, cu_open: ``[O]`` and ``[S + 1]`` int64: rows that may be found.
         limits: ``[S]`` int64: how many are found in each slot and layer.
+        read_places, cu_read: as in ``forward_layers_``; they matter where the last layer runs.
 
     Returns:
         Two terms ``[R, W]``, whose sum comes out of the last layer that ran, and ``[layers, S]``
@@ -77,7 +80,7 @@ def track_layers_(
     return torch.ops.dlmcache.track_layers_(
         h, weights, biases, cos_sin, row_index, cu_rows, kv_lens, num_heads, eps, k_cache, v_cache,
         first_layer, inputs, found, tracked_index, cu_tracked, tested, gamma, similarity,
-        window_index, cu_window, open_index, cu_open, limits,
+        window_index, cu_window, open_index, cu_open, limits, read_places, cu_read,
     )  # fmt: skip
 
 
@@ -96,7 +99,7 @@ def _(
     v_cache: Tensor,
     first_layer: int,
     inputs: Tensor,
-    *lists: Tensor,
+    *lists: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     similarities = h.new_empty((len(k_cache), len(kv_lens)), dtype=torch.float32)
     return h.new_empty(h.shape), h.new_empty(h.shape), similarities

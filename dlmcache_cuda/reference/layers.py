@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dlmcache_cuda.reference.attention import attention_rows
 from dlmcache_cuda.reference.norm import add_rms_norm, rms_norm
 from dlmcache_cuda.reference.rope_cache import rope_scatter_kv_
+from dlmcache_cuda.reference.rows import gather_rows, scatter_rows_
 from dlmcache_cuda.reference.swiglu import swiglu
 
 _WEIGHTS = 6  # of a layer
@@ -27,6 +29,8 @@ def forward_layers_(
     eps: float,
     k_cache: Tensor,
     v_cache: Tensor,
+    read_places: Tensor | None = None,
+    cu_read: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See :func:`dlmcache_cuda.ops.forward_layers_`; float64 is accepted too."""
     capacity, head_dim = cos_sin.shape
@@ -40,7 +44,22 @@ def forward_layers_(
             h, normed = add_rms_norm(h, ff_out, attn_norm, eps)
         projected = F.linear(normed, qkv, biases[layer] if len(biases) else None)
         q = rope_scatter_kv_(projected, cos_sin, row_index, capacity, num_heads, k, v)
+        whole = h
+        if narrows := read_places is not None and layer + 1 == len(k_cache):
+            q, h, cu_rows = gather_rows(q, read_places), gather_rows(h, read_places), cu_read
         attended = attention_rows(q, k, v, cu_rows, kv_lens, capacity, head_dim**-0.5)[0]
         h, normed = add_rms_norm(h, F.linear(attended.flatten(1), out), ff_norm, eps)
         ff_out = F.linear(swiglu(F.linear(normed, gate_up)), down)
+        if narrows:
+            h, ff_out = among_all(whole, h, ff_out, read_places)
     return h, ff_out
+
+
+def among_all(
+    whole: Tensor, h: Tensor, ff_out: Tensor, read_places: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The two terms of the rows that were read, among rows that stay as they were."""
+    terms = (whole.clone(), h), (torch.zeros_like(whole), ff_out)
+    for all_rows, rows in terms:
+        scatter_rows_(all_rows, rows, read_places)
+    return terms[0][0], terms[1][0]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dlmcache_cuda.reference.attention import attention_rows
 from dlmcache_cuda.reference.attention_mass import attention_mass
+from dlmcache_cuda.reference.layers import among_all
 from dlmcache_cuda.reference.norm import add_rms_norm, rms_norm
 from dlmcache_cuda.reference.rope_cache import rope_scatter_kv_
 from dlmcache_cuda.reference.row_list import find_rows
@@ -44,6 +45,8 @@ def track_layers_(
     open_index: Tensor,
     cu_open: Tensor,
     limits: Tensor,
+    read_places: Tensor | None = None,
+    cu_read: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`dlmcache_cuda.ops.track_layers_`; float64 is accepted too."""
     capacity, head_dim = cos_sin.shape
@@ -71,7 +74,6 @@ def track_layers_(
 
         projected = F.linear(normed, qkv, bias)
         q = rope_scatter_kv_(projected, cos_sin, row_index, capacity, num_heads, k, v)
-        attended = attention_rows(q, k, v, cu_rows, kv_lens, capacity, scale)[0]
         if tested.any():
             alike = tracked_similarity(
                 q_old, gather_rows(q, tracked_places), k, k_old, row_index, cu_rows, cu_tracked,
@@ -85,8 +87,14 @@ def track_layers_(
             selected = select_rows(score, open_index, cu_open, limits, most)[0]
             found[layer, selected[selected >= 0]] = True
 
+        whole, cu_attending = h, cu_rows
+        if narrows := read_places is not None and layer + 1 == len(k_cache):
+            q, h, cu_attending = gather_rows(q, read_places), gather_rows(h, read_places), cu_read
+        attended = attention_rows(q, k, v, cu_attending, kv_lens, capacity, scale)[0]
         h, normed = add_rms_norm(h, F.linear(attended.flatten(1), out), ff_norm, eps)
         ff_out = F.linear(swiglu(F.linear(normed, gate_up)), down)
+        if narrows:
+            h, ff_out = among_all(whole, h, ff_out, read_places)
         if (measured[layer] < gamma).any():
             break
     return h, ff_out, measured

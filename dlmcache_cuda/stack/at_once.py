@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dlmcache_cuda import ops
 from dlmcache_cuda.cache import RowList
+from dlmcache_cuda.model.read_rows import ReadRows
 from dlmcache_cuda.profiling import annotate
 from dlmcache_cuda.stack.row_sets import places_of
 from dlmcache_cuda.stack.run import Run
@@ -46,6 +47,7 @@ class RunAtOnce(Run):
             self.rows = rows
         h, ff_out, similarities = self.model.whole_stack.forward_tracked(
             h, rows, self.cos_sin, self.cache, self.step.key_lengths, first,
+            ReadRows.among(rows, self.step.read),
             **tracking.whole(self.tests),
         )  # fmt: skip
         following = layers

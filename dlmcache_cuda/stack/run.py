@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dlmcache_cuda import ops
 from dlmcache_cuda.cache import RowList
+from dlmcache_cuda.model.read_rows import ReadRows
 from dlmcache_cuda.profiling import annotate
 from dlmcache_cuda.stack.budgets import SlotRows, is_sparse, layer_rows
 from dlmcache_cuda.stack.rollout import rollout_importance
@@ -111,20 +112,23 @@ class Run:
             q, computed, selected = self.selection.choose(
                 layer, block, normed, rows, *budget, self.step.forced, self.cos_sin
             )
-        attended = (q, k_cache, v_cache, computed, self.step.key_lengths)
-        if self.tracking:
+        lengths, read, lse = self.step.key_lengths, self._read(layer), None
+        attended = (q, k_cache, v_cache, computed, lengths)
+        if read is None and self.tracking:
             attn_out, lse = block.attend_with_lse(*attended)
-        else:
+        elif read is None:
             attn_out = block.attend(*attended)
         if self.tests:
             self._test(layer, q_old, q, computed, k_old)
         if self.tracking:
-            self.tracking.follow(layer, q, computed, self.step.key_lengths, lse)
+            self.tracking.follow(layer, q, computed, lengths, lse)
         if self.stack.spec.rollout:
             self.queries.append(q)
         self.layer_rows.append(computed)
         if self.stack.record:
             self.layer_selection.append(selected)
+        if read is not None:
+            return block.finish_read(h, q, k_cache, v_cache, lengths, read), None
         if self.selection is None or self.selection.delta[layer] is None:
             h, ff_out = block.feed_forward(h, attn_out)
             if layer + 1 < len(self.model.layers):
@@ -141,6 +145,13 @@ class Run:
         following = layer + 1 < len(self.model.layers)
         norm = self.model.layers[layer + 1].weights.attn_norm if following else None
         return self.selection.carry(layer, h, rows, attn_out, ff_out, places, norm)
+
+    def _read(self, layer: int) -> ReadRows | None:
+        """The rows that a last layer has to finish. Layers that select keep what they add to all of
+        their rows."""
+        if layer + 1 < len(self.model.layers) or self.selection:
+            return None
+        return ReadRows.among(self.rows, self.step.read)
 
     def _budget(self, layer: int) -> tuple[Tensor, int, Sequence[int] | None] | None:
         """Rows that each slot computes at a layer, of all slots at most, and the numbers where the

@@ -55,6 +55,7 @@ class Stack:
                 step.key_lengths.device,
                 step.lengths,
                 step.prompt_embeds,
+                step.read,
             )
             layers = self.model.config.n_layers
             return StackResult(hidden, step.rows, step.rows.cu_rows.diff() * layers)

@@ -52,6 +52,8 @@ class StackStep:
     """Where layers select and the step is not exact."""
     window: RowList | None = None
     """Rows whose attention decides what is tracked."""
+    read: RowList | None = None
+    """The only rows of which the result is read; None: all that come out."""
     masked: Tensor | None = None
     """``[M]`` bool: masks, which are never tracked."""
     prompt_embeds: Tensor | None = None
@@ -88,7 +90,8 @@ class StackResult:
     """What came out of the last layer."""
 
     hidden: Tensor
-    """``[R, W]`` residual stream before the final norm."""
+    """``[R, W]`` residual stream before the final norm. Rows that the step does not read may hold
+    what went into the last layer."""
     rows: RowList
     """The rows it belongs to."""
     computed: Tensor

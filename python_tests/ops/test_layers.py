@@ -8,6 +8,7 @@ from torch.nn.functional import linear
 
 from dlmcache_cuda import ops
 from dlmcache_cuda.ops import forward_layers_
+from dlmcache_cuda.testing.samples.layers import read_rows
 
 WIDTH, HEADS, KV_HEADS, HEAD_SIZE, INNER, EPS = 48, 4, 2, 12, 80, 1e-5
 QKV = (HEADS + 2 * KV_HEADS) * HEAD_SIZE
@@ -20,10 +21,12 @@ def make_call(
     unused=0,
     layers=3,
     biases=False,
+    read=None,
     dtype=torch.float32,
     device="cpu",
 ) -> dict:
-    """Arguments of a call with random contents; the rows are the last of each slot's keys."""
+    """Arguments of a call with random contents; the rows are the last of each slot's keys. ``read``
+    says which rows of each slot are read."""
     shapes = ((WIDTH,), (QKV, WIDTH), (WIDTH, HEADS * HEAD_SIZE))
     shapes += ((WIDTH,), (2 * INNER, WIDTH), (WIDTH, INNER))
     angles = torch.rand(capacity, HEAD_SIZE // 2) * 6
@@ -36,7 +39,7 @@ def make_call(
     def randn(*shape: int) -> torch.Tensor:
         return (torch.randn(*shape) * shape[-1] ** -0.5).to(device, dtype)
 
-    return {
+    call = {
         "h": torch.randn(sum(rows) + unused, WIDTH).to(device, dtype),
         "weights": [randn(*shape) for _ in range(layers) for shape in shapes],
         "biases": [randn(QKV) for _ in range(layers)] if biases else [],
@@ -49,6 +52,7 @@ def make_call(
         "k_cache": torch.randn(cache).to(device, dtype),
         "v_cache": torch.randn(cache).to(device, dtype),
     }
+    return call if read is None else call | read_rows(call["cu_rows"], read)
 
 
 def with_own_caches(call: dict) -> dict:
@@ -56,8 +60,9 @@ def with_own_caches(call: dict) -> dict:
 
 
 def one_by_one(
-    h, weights, biases, cos_sin, row_index, cu_rows, kv_lens, num_heads, eps, k_cache, v_cache
-):
+    h, weights, biases, cos_sin, row_index, cu_rows, kv_lens, num_heads, eps, k_cache, v_cache,
+    read_places=None, cu_read=None,
+):  # fmt: skip
     """The same by one call for each operator."""
     capacity, scale = len(cos_sin), k_cache.shape[-1] ** -0.5
     normed = ops.rms_norm(h, weights[0], eps)
@@ -66,12 +71,21 @@ def one_by_one(
         k, v = k_cache[layer], v_cache[layer]
         qkv = linear(normed, w_qkv, biases[layer] if biases else None)
         q = ops.rope_scatter_kv_(qkv, cos_sin, row_index, capacity, num_heads, k, v)
+        whole = h
+        if read_places is not None and layer + 1 == len(k_cache):
+            q, h = ops.gather_rows(q, read_places), ops.gather_rows(h, read_places)
+            cu_rows = cu_read
         out, _ = ops.attention_rows(q, k, v, cu_rows, kv_lens, capacity, scale)
         h, normed = ops.add_rms_norm(h, linear(out.flatten(1), w_attn_out), ff_norm, eps)
         ff_out = linear(ops.swiglu(linear(normed, w_gate_up)), w_ff_out)
         if layer + 1 < len(k_cache):
             h, normed = ops.add_rms_norm(h, ff_out, weights[6 * layer + 6], eps)
-    return h, ff_out
+    if read_places is None:
+        return h, ff_out
+    # In rows that are not read stays what went into the last layer.
+    whole, added, used = whole.clone(), torch.zeros_like(whole), read_places >= 0
+    whole[read_places[used]], added[read_places[used]] = h[used], ff_out[used]
+    return whole, added
 
 
 def assert_same_bits(call: dict) -> None:
@@ -91,6 +105,11 @@ LAYOUTS = {
     # Few rows over many keys, which several threads share, and rows enough for several threads.
     "long": {"rows": (2,), "keys": (1300,), "capacity": 1300, "layers": 2},
     "many-rows": {"rows": (150, 220), "keys": (200, 220), "capacity": 220, "layers": 2},
+    "few-read": {"read": ((1, 4), (), (0, -1))},
+    "few-read-of-one-layer": {"read": ((2,), (), (0, 1, 2)), "layers": 1},
+    "few-read-of-two-layers": {"read": ((), (), (1,)), "layers": 2, "unused": 2},
+    "nothing-read": {"read": ((), (), ())},
+    "all-read": {"read": (range(5), (), range(3))},
 }
 
 
@@ -148,6 +167,19 @@ def changed(name: str, place: int, change) -> dict:
 def transposed(tensor: torch.Tensor) -> torch.Tensor:
     """The same numbers, the last two dimensions the other way round in memory."""
     return tensor.mT.contiguous().mT
+
+
+def test_of_rows_that_are_not_read_there_are_keys_and_values(device):
+    call = make_call(device=device)
+    few = with_own_caches(call) | read_rows(call["cu_rows"], ((1, 4), (), (2,)))
+    before = call["h"].clone()
+    whole, of_few = forward_layers_(**call), forward_layers_(**few)
+    for name in ("k_cache", "v_cache"):
+        assert torch.equal(call[name], few[name])
+    read = [1, 4, 7]
+    torch.testing.assert_close(sum(of_few)[read], sum(whole)[read], rtol=1e-5, atol=1e-5)
+    assert not of_few[1][[0, 2, 3, 5, 6]].any()
+    assert torch.equal(call["h"], before)
 
 
 @pytest.mark.parametrize(
@@ -224,10 +256,25 @@ def transposed(tensor: torch.Tensor) -> torch.Tensor:
         ({"kv_lens": lambda t: t.int()}, "kv_lens must be Long, got Int"),
         ({"kv_lens": lambda t: t + 2}, r"kv_lens\[0\] is 15, allowed are 0 to capacity = 14"),
         ({"kv_lens": lambda t: t - 8}, r"kv_lens\[1\] is -1, allowed are 0 to capacity = 14"),
+        ({"cu_read": lambda _: None}, "must be given together, got only read_places"),
+        ({"read_places": lambda _: None}, "must be given together, got only cu_read"),
+        ({"read_places": lambda t: t.int()}, "read_places must be Long, got Int"),
+        (
+            {"read_places": lambda t: t + 2},
+            r"read_places\[2\] is 8, allowed are -1 \(unused\) to 7",
+        ),
+        (
+            {"read_places": lambda t: t.flip(0)},
+            r"read_places\[0\] is 6, allowed in slot 0 are -1 a",
+        ),
+        ({"read_places": lambda t: t.repeat(3)}, "read_places has 9 entries, more than the 8 rows"),
+        ({"cu_read": lambda t: t[1:]}, r"cu_read must have shape \[4\], got \[3\]"),
+        ({"cu_read": lambda t: t + 1}, r"cu_read\[0\] is 1, it must be 0"),
+        ({"cu_read": lambda t: t * 2}, r"cu_read\[3\] is 6, but the list has 3 entries"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_written(changes, message):
-    call = make_call(biases=True)
+    call = make_call(biases=True, read=((1, 4), (), (1,)))
     call |= {name: change(call[name]) for name, change in changes.items()}
     before = with_own_caches(call)
     with pytest.raises(RuntimeError, match=f"forward_layers_: .*{message}"):

@@ -20,7 +20,7 @@ def with_own_buffers(call: dict) -> dict:
 def one_by_one(
     h, weights, biases, cos_sin, row_index, cu_rows, kv_lens, num_heads, eps, k_cache, v_cache,
     first_layer, inputs, found, tracked_index, cu_tracked, tested, gamma, similarity, window_index,
-    cu_window, open_index, cu_open, limits,
+    cu_window, open_index, cu_open, limits, read_places=None, cu_read=None,
 ):  # fmt: skip
     """The same by one call for each operator."""
     capacity, head_dim = cos_sin.shape
@@ -41,7 +41,9 @@ def one_by_one(
         ops.scatter_rows_(inputs[layer], h, row_index)
         projected = linear(normed, qkv, bias)
         q = ops.rope_scatter_kv_(projected, cos_sin, row_index, capacity, num_heads, k, v)
-        attended, lse = ops.attention_rows(q, k, v, cu_rows, kv_lens, capacity, scale, True)
+        narrows = read_places is not None and layer + 1 == layers
+        if not narrows:
+            attended, lse = ops.attention_rows(q, k, v, cu_rows, kv_lens, capacity, scale, True)
         if tested.any():
             q_new = ops.gather_rows(q, of_tracked)
             alike = ops.tracked_similarity(
@@ -50,16 +52,30 @@ def one_by_one(
             )  # fmt: skip
             measured[layer] = alike.masked_fill(~tested, torch.inf)
         if len(window_index):
-            q_window, lse = ops.gather_rows(q, of_window), ops.gather_rows(lse, of_window)
+            q_window = ops.gather_rows(q, of_window)
+            lse = None if narrows else ops.gather_rows(lse, of_window)
             mass = ops.attention_mass(q_window, k, cu_window, kv_lens, capacity, scale, lse)
             score = ops.gather_rows(mass, open_index)
             most = ops.select_rows(score, open_index, cu_open, limits, int(limits.sum()))[0]
             found[layer, most[most >= 0]] = True
+        if narrows:
+            whole, h, q = h, ops.gather_rows(h, read_places), ops.gather_rows(q, read_places)
+            attended = ops.attention_rows(q, k, v, cu_read, kv_lens, capacity, scale)[0]
         h, normed = ops.add_rms_norm(h, linear(attended.flatten(1), out), ff_norm, eps)
         ff_out = linear(ops.swiglu(linear(normed, gate_up)), down)
+        if narrows:
+            h, ff_out = among_all(whole, h, ff_out, read_places)
         if (measured[layer] < gamma).any() or layer + 1 == layers:
             return h, ff_out, measured
         h, normed = ops.add_rms_norm(h, ff_out, weights[6 * layer + 6], eps)
+
+
+def among_all(whole, h, ff_out, places):
+    """The terms of the rows that are read; in the others stays what went into the last layer."""
+    whole, added = whole.clone(), torch.zeros_like(whole)
+    used = places >= 0
+    whole[places[used]], added[places[used]] = h[used], ff_out[used]
+    return whole, added
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -130,10 +146,15 @@ def test_found_may_be_part_of_a_wider_tensor():
         ({"cu_open": lambda t: t.flip(0)}, r"cu_open\[0\] is 14, it must be 0"),
         ({"limits": lambda t: t[:1]}, r"limits must have shape \[2\], got \[1\]"),
         ({"limits": lambda t: -t}, r"limits\[0\] is -2, it must not be negative"),
+        (
+            {"read_places": lambda t: t.flip(0)},
+            r"read_places\[0\] is 7, allowed in slot 0 are -1 and",
+        ),
+        ({"cu_read": lambda t: t * 2}, r"cu_read\[2\] is 4, but the list has 2 entries"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_written(change, message):
-    call = tracked_call(layers=3)
+    call = tracked_call(layers=3, read=((1,), (2,)))
     call |= {name: changed(call[name]) for name, changed in change.items()}
     before = with_own_buffers(call)
     with pytest.raises(RuntimeError, match=f"track_layers_: .*{message}"):

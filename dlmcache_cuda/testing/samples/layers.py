@@ -5,7 +5,7 @@ Values are scaled so that what rounding does in one layer is not blown up by the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -24,10 +24,11 @@ def layers_call(
     ranges: tuple[tuple[int, int], ...] = ((2, 7), (0, 3)),
     kv_lens: tuple[int, ...] = (11, 9),
     unused: int = 0,
+    read: Sequence[Sequence[int]] | None = None,
     device: str = "cpu",
 ) -> dict[str, object]:
     """Arguments by name: of every slot the positions of its range are computed, behind them come
-    ``unused`` entries."""
+    ``unused`` entries; ``read``: of every slot, which of its rows are read."""
     generator = torch.Generator().manual_seed(layers + num_heads + unused)
 
     def draw(*shape: int, scale: float = 1.0) -> torch.Tensor:
@@ -50,7 +51,7 @@ def layers_call(
     counts = torch.tensor([end - begin for begin, end in ranges])
     angle = torch.randn(CAPACITY, HEAD_DIM // 2, generator=generator)
     cache = (layers, len(ranges) * CAPACITY, num_kv_heads, HEAD_DIM)
-    return {
+    call = {
         "h": draw(len(listed) + unused, WIDTH),
         "weights": weights,
         "biases": [draw(qkv, scale=0.3) for _ in range(layers)] if bias else [],
@@ -63,6 +64,18 @@ def layers_call(
         "k_cache": draw(*cache),
         "v_cache": draw(*cache),
     }
+    return call if read is None else call | read_rows(call["cu_rows"], read)
+
+
+def read_rows(cu_rows: torch.Tensor, read: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+    """Arguments that say which rows of each slot are read; -1 stands for none."""
+    first = cu_rows.tolist()
+    places = [-1 if i < 0 else first[slot] + i for slot, rows in enumerate(read) for i in rows]
+    ends = torch.tensor([0, *map(len, read)]).cumsum(0)
+    return {
+        "read_places": torch.tensor(places, dtype=torch.int64, device=cu_rows.device),
+        "cu_read": ends.to(cu_rows.device),
+    }
 
 
 def samples(device: str = "cpu") -> Iterator[Sample]:
@@ -71,6 +84,7 @@ def samples(device: str = "cpu") -> Iterator[Sample]:
             ("one", {}),
             ("grouped", {"num_heads": 4, "num_kv_heads": 2, "bias": True}),
             ("unused", {"unused": 4}),
+            ("few-read", {"read": ((1, 4, -1), (2,))}),
         ):
             call = layers_call(dtype, device=device, **changes)
             yield Sample("forward_layers_", f"{dtype}-{name}", tuple(call.values()))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from dlmcache_cuda.testing.samples import Sample
-from dlmcache_cuda.testing.samples.layers import CAPACITY, WIDTH, layers_call
+from dlmcache_cuda.testing.samples.layers import CAPACITY, WIDTH, layers_call, read_rows
 
 
 def tracked_call(
@@ -20,6 +20,7 @@ def tracked_call(
     first_layer: int = 0,
     gamma: float = -1.0,
     similarity: int = 0,
+    read: Sequence[Sequence[int]] | None = None,
     device: str = "cpu",
     **layers: object,
 ) -> dict[str, object]:
@@ -36,7 +37,7 @@ def tracked_call(
 
     open_rows = [[p for p in range(9) if p not in places] for places in window]
     lists = [rows for slots in (window, open_rows) for rows in listed(slots)]
-    return call | {
+    call |= {
         "first_layer": first_layer,
         "inputs": torch.randn(shape, generator=generator).to(device, dtype),
         "found": torch.zeros(count, 2 * CAPACITY, dtype=torch.bool, device=device),
@@ -47,6 +48,7 @@ def tracked_call(
         **dict(zip(("window_index", "cu_window", "open_index", "cu_open"), lists, strict=True)),
         "limits": torch.tensor(limits, device=device),
     }
+    return call if read is None else call | read_rows(call["cu_rows"], read)
 
 
 CALLS: dict[str, dict] = {
@@ -58,6 +60,9 @@ CALLS: dict[str, dict] = {
     "untested": {"layers": 2, "tracked": ((), ()), "tested": (False, False), "gamma": 2.0},
     "no-window": {"layers": 2, "window": ((), ())},
     "unused": {"layers": 2, "unused": 3},
+    "few-read": {"layers": 2, "read": ((2, 3), (0, 2))},
+    "few-read-of-one": {"read": ((4,), ())},
+    "stops-before-few-are-read": {"layers": 3, "gamma": 2.0, "read": ((2,), (1,))},
 }
 
 

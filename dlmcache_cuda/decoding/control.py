@@ -125,35 +125,39 @@ def due_rows(views: Sequence[SlotView | None], capacity: int, size: int) -> list
 class ControlBlock:
     """Where the control block of a step stands on the device: always at the same place.
 
-    Args:
-        size: numbers of the largest block.
+    There is room for every block of a decoder: budgets of all layers, ``listed`` rows of plans and
+    a whole drawn order.
     """
 
-    def __init__(self, device: torch.device, size: int) -> None:
-        on_cuda = device.type == "cuda"
-        self._staging = torch.empty(size, dtype=torch.int64, pin_memory=True) if on_cuda else None
-        self._block = torch.empty(size, dtype=torch.int64, device=device)
-
-    @classmethod
-    def of_slots(
-        cls,
+    def __init__(
+        self,
         device: torch.device,
         num_slots: int,
         copies: int,
         layers: int,
         capacity: int,
         listed: int,
-    ) -> ControlBlock:
-        """With room for every block of a decoder: budgets of all layers, ``listed`` rows of plans
-        and a whole drawn order."""
+    ) -> None:
         columns = (len(FREE_SLOT) + 4 + 2 * copies) * num_slots
         order = rounded_size(num_slots * capacity) + num_slots + 1
-        return cls(device, columns + layers * copies * num_slots + rounded_size(listed) + order)
+        size = columns + layers * copies * num_slots + rounded_size(listed) + order
+        on_cuda = device.type == "cuda"
+        self._staging = torch.empty(size, dtype=torch.int64, pin_memory=True) if on_cuda else None
+        self._block = torch.empty(size, dtype=torch.int64, device=device)
+        self._num_slots, self._copies = num_slots, copies
+        # By length: blocks of a length are cut at the same places.
+        self._controls: dict[int, StepControl] = {}
 
-    def upload(self, flat: Sequence[int]) -> Tensor:
-        """The numbers on the device, by one copy that does not wait."""
-        numbers = torch.tensor(flat, dtype=torch.int64)
+    def upload(self, flat: Sequence[int]) -> StepControl:
+        """The numbers on the device, by one copy that does not wait; they replace those of the step
+        before."""
+        numbers, length = torch.tensor(flat, dtype=torch.int64), len(flat)
         if self._staging is not None:
             # The host has waited for the step before: nothing reads the staging area any more.
-            numbers = self._staging[: len(flat)].copy_(numbers)
-        return self._block[: len(flat)].copy_(numbers, non_blocking=True)
+            numbers = self._staging[:length].copy_(numbers)
+        block = self._block[:length].copy_(numbers, non_blocking=True)
+        control = self._controls.get(length)
+        if control is None:
+            control = StepControl(block, self._num_slots, self._copies)
+            self._controls[length] = control
+        return control

@@ -32,7 +32,7 @@ class StepPlanner:
         self.slots, self.spec = decoder.slots, decoder.stack.spec
         self.exact, self.random_order = decoder.exact, decoder.random_order
         num_slots, capacity = self.canvas.num_slots, self.canvas.capacity
-        self._block = ControlBlock.of_slots(
+        self._block = ControlBlock(
             decoder.model.device,
             num_slots,
             self.canvas.network_slots // num_slots,
@@ -167,7 +167,6 @@ class StepPlanner:
         extra += listed_rows(plan.slots, self.canvas.capacity, shape.listed)
         if self.random_order:
             extra += due_rows(step.slots, self.canvas.capacity, shape.predicted)
-        copies = self.canvas.network_slots // self.canvas.num_slots
         bounds = [0] * self.canvas.network_slots
         if boundary is not None:
             layers, views = self.model.config.n_layers, self.canvas.twinned(step.slots)
@@ -175,8 +174,7 @@ class StepPlanner:
                 0 if view is None else layers if bound is None else bound
                 for view, bound in zip(views, boundary, strict=True)
             ]
-        block = self._block.upload(flatten(numbers, bounds, extra))
-        return StepControl(block, len(numbers), copies)
+        return self._block.upload(flatten(numbers, bounds, extra))
 
 
 def _masks_at_most(view: SlotView) -> int:

@@ -103,12 +103,6 @@ inline void pack_values(const scalar_t* v, int64_t stride, int64_t count, int64_
   }
 }
 
-template <typename scalar_t>
-inline void prefetch_row(const scalar_t* row, int64_t size) {
-  const char* bytes = reinterpret_cast<const char*>(row);
-  for (int64_t i = 0; i < size * static_cast<int64_t>(sizeof(scalar_t)); i += 64) __builtin_prefetch(bytes + i, 0, 2);
-}
-
 // Turns scores into weights e^(score - max) in place, updates max and sum, and writes by how much older values shrink.
 inline void softmax_block(float* scores, int64_t rows, int64_t count, State state, float* decay) {
   for (int64_t row = 0; row < rows; row += kLanes) {
@@ -206,22 +200,8 @@ struct Tile {
   void score_block(const scalar_t* k, const scalar_t* v, int64_t stride, int64_t count, int64_t keys_left) {
     for (int64_t group = 0; group < count; group += kGroupKeys) {
       const int64_t in_group = count - group < kGroupKeys ? count - group : kGroupKeys;
-      // The rows of a head lie far apart, which hardware prefetchers do not see through.
-      for (int64_t i = 0; i < in_group; ++i) {
-        if (group + i + kGroupKeys < keys_left) prefetch_row(k + (group + i + kGroupKeys) * stride, p.head_size);
-        prefetch_row(v + (group + i) * stride, p.head_size);
-      }
-      const float* source;
-      int64_t source_stride;
-      if constexpr (sizeof(scalar_t) == sizeof(float)) {
-        source = k + group * stride;
-        source_stride = stride;
-      } else {
-        for (int64_t i = 0; i < in_group; ++i) convert_row(k + (group + i) * stride, p.head_size, keys + i * width);
-        source = keys;
-        source_stride = width;
-      }
-      score_group(source, source_stride, in_group, q, rows, p.head_size, scores + group * rows);
+      prefetch_rows(v + group * stride, stride, in_group, p.head_size);
+      score_cached(k + group * stride, stride, keys_left - group, q, rows, p.head_size, keys, scores + group * rows);
     }
   }
 

@@ -94,6 +94,41 @@ inline void score_group(const float* keys, int64_t key_stride, int64_t count, co
   }
 }
 
+template <typename scalar_t>
+inline void convert_row(const scalar_t* row, int64_t size, float* out) {
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) store(out + i, load(row + i));
+  for (; i < size; ++i) out[i] = to_float(row[i]);
+}
+
+// The rows of a head lie far apart in a cache, which hardware prefetchers do not see through.
+template <typename scalar_t>
+inline void prefetch_rows(const scalar_t* rows, int64_t stride, int64_t count, int64_t size) {
+  for (int64_t row = 0; row < count; ++row) {
+    const char* bytes = reinterpret_cast<const char*>(rows + row * stride);
+    for (int64_t i = 0; i < size * static_cast<int64_t>(sizeof(scalar_t)); i += 64) {
+      __builtin_prefetch(bytes + i, 0, 2);
+    }
+  }
+}
+
+// score_group() of a head's keys in a cache, `stride` apart: of the first kGroupKeys of the `keys_left` that will be
+// scored one after the other. `converted` is memory for [kGroupKeys, head_size rounded up to whole vectors], unless the
+// cache is fp32.
+template <typename scalar_t>
+inline void score_cached(const scalar_t* k, int64_t stride, int64_t keys_left, const float* q, int64_t rows,
+                         int64_t head_size, float* converted, float* scores) {
+  const int64_t count = keys_left < kGroupKeys ? keys_left : kGroupKeys, next = keys_left - count;
+  prefetch_rows(k + count * stride, stride, next < kGroupKeys ? next : kGroupKeys, head_size);
+  if constexpr (sizeof(scalar_t) == sizeof(float)) {
+    score_group(k, stride, count, q, rows, head_size, scores);
+  } else {
+    const int64_t width = whole_vectors(head_size);
+    for (int64_t i = 0; i < count; ++i) convert_row(k + i * stride, head_size, converted + i * width);
+    score_group(converted, width, count, q, rows, head_size, scores);
+  }
+}
+
 // Turns `count` vectors of scores, `stride` elements apart, into e^(score - largest); returns their sum, added in
 // order.
 inline FloatVec exponentials(float* scores, int64_t stride, int64_t count, FloatVec largest) {
@@ -128,13 +163,6 @@ inline FloatVec largest_of(const float* scores, int64_t stride, int64_t count, F
   }
   for (; i < count; ++i) largest[0] = max(largest[0], load(scores + i * stride));
   return max(max(largest[0], largest[1]), max(largest[2], largest[3]));
-}
-
-template <typename scalar_t>
-inline void convert_row(const scalar_t* row, int64_t size, float* out) {
-  int64_t i = 0;
-  for (; i + kLanes <= size; i += kLanes) store(out + i, load(row + i));
-  for (; i < size; ++i) out[i] = to_float(row[i]);
 }
 
 }  // namespace dlmcache::cpu::DLMCACHE_CPU_ARCH

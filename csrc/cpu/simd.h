@@ -127,6 +127,12 @@ inline float max(FloatVec v) {
 
 inline FloatVec max(FloatVec a, FloatVec b) { return a > b ? a : b; }
 
+inline FloatVec square_root(FloatVec v) {
+  FloatVec root;
+  for (int i = 0; i < kLanes; ++i) root[i] = __builtin_sqrtf(v[i]);
+  return root;
+}
+
 inline FloatVec round_to_nearest(FloatVec v) {
   const FloatVec magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it leaves no fraction bits
   return (v + magic) - magic;

@@ -25,9 +25,8 @@ struct Tile {
   const int64_t width;                // head_size, rounded up to whole vectors
 
   float* q;        // [head_size, lanes], scaled
-  float* keys;     // [kBlockKeys, width]
-  float* scores;   // [kBlockKeys, lanes]
-  float* rescore;  // [kBlockKeys, lanes], of replaced keys
+  float* keys;     // [kGroupKeys, width], unless the cache is fp32
+  float* rescore;  // [kBlockKeys, lanes], of replaced keys and of a last block
   float* lane_a;   // [lanes + kLanes]
   float* lane_b;   // [lanes]
   float* sums;     // [kBlockKeys, 3, half rounded up to whole vectors]: old * new, old * old, new * new
@@ -44,9 +43,8 @@ struct Tile {
         lanes(whole_vectors(2 * half)),
         width(whole_vectors(p.head_size)) {
     const int64_t num_sums = kBlockKeys * 3 * whole_vectors(half);
-    keys = thread_scratch.reserve(kBlockKeys * width + lanes * (p.head_size + 2 * kBlockKeys + 2) + kLanes + num_sums);
-    scores = keys + kBlockKeys * width;
-    rescore = scores + kBlockKeys * lanes;
+    keys = thread_scratch.reserve(kGroupKeys * width + lanes * (p.head_size + kBlockKeys + 2) + kLanes + num_sums);
+    rescore = keys + kGroupKeys * width;
     lane_a = rescore + kBlockKeys * lanes;
     lane_b = lane_a + lanes + kLanes;
     q = lane_b + lanes;
@@ -73,19 +71,25 @@ struct Tile {
     }
   }
 
-  void score_keys_of(int64_t count, float* result) const {
+  // Scores of `count` keys, the rows of a head `stride` apart, into result; what lies behind a last group that is not
+  // full is overwritten.
+  void score_keys_of(const scalar_t* k, int64_t stride, int64_t count, float* result) const {
     for (int64_t first = 0; first < count; first += kGroupKeys) {
-      const int64_t in_group = count - first < kGroupKeys ? count - first : kGroupKeys;
-      score_group(keys + first * width, width, in_group, q, lanes, p.head_size, result + first * lanes);
+      score_cached(k + first * stride, stride, count - first, q, lanes, p.head_size, keys, result + first * lanes);
     }
   }
 
-  // scores of the keys [first, first + count): the old queries' against the old keys.
-  void score_block(int64_t kv_head, int64_t first, int64_t count) {
+  // Scores of the keys [first, first + count) into result: the old queries' against the old keys.
+  void score_block(int64_t kv_head, int64_t first, int64_t count, float* result) {
     const int64_t stride = p.num_kv_heads * p.head_size, first_key = slot * p.capacity + first;
     const scalar_t* k = static_cast<const scalar_t*>(p.k) + first_key * stride + kv_head * p.head_size;
-    for (int64_t i = 0; i < count; ++i) convert_row(k + i * stride, p.head_size, keys + i * width);
-    score_keys_of(count, scores);
+    if (count % kGroupKeys == 0) {
+      score_keys_of(k, stride, count, result);
+    } else {
+      // Another thread may own what lies behind.
+      score_keys_of(k, stride, count, rescore);
+      memcpy(result, rescore, count * lanes * sizeof(float));
+    }
 
     int64_t begin = p.cu_rows[slot], end = p.cu_rows[slot + 1];
     while (begin < end) {  // the first replaced key at or behind first_key
@@ -97,14 +101,12 @@ struct Tile {
       }
     }
     end = begin;
-    const scalar_t* k_old = static_cast<const scalar_t*>(p.k_old) + kv_head * p.head_size;
-    for (; end < p.cu_rows[slot + 1] && p.row_index[end] < first_key + count; ++end) {
-      convert_row(k_old + end * stride, p.head_size, keys + (end - begin) * width);
-    }
+    while (end < p.cu_rows[slot + 1] && p.row_index[end] < first_key + count) ++end;
     if (begin == end) return;
-    score_keys_of(end - begin, rescore);
+    const scalar_t* k_old = static_cast<const scalar_t*>(p.k_old) + begin * stride + kv_head * p.head_size;
+    score_keys_of(k_old, stride, end - begin, rescore);
     for (int64_t i = begin; i < end; ++i) {
-      memcpy(scores + (p.row_index[i] - first_key) * lanes, rescore + (i - begin) * lanes, half * sizeof(float));
+      memcpy(result + (p.row_index[i] - first_key) * lanes, rescore + (i - begin) * lanes, half * sizeof(float));
     }
   }
 
@@ -122,8 +124,8 @@ struct Tile {
       for (int64_t lane = 0; lane < lanes; ++lane) largest[lane] = -__builtin_inff();
       for (int64_t key = begin; key < end; key += kBlockKeys) {
         const int64_t count = smaller(end - key, kBlockKeys);
-        score_block(kv_head, key, count);
-        memcpy(weights_of(kv_head, key), scores, count * lanes * sizeof(float));
+        float* scores = weights_of(kv_head, key);
+        score_block(kv_head, key, count, scores);
         for (int64_t lane = 0; lane < lanes; lane += kLanes) {
           store(largest + lane, largest_of(scores + lane, lanes, count, load(largest + lane)));
         }
@@ -176,12 +178,14 @@ struct Tile {
         }
       }
       for (int64_t i = 0; i < count; ++i) {
-        for (int64_t row = 0; row < num_rows; ++row) {
-          float sum[3] = {};
-          for (int64_t c = 0; c < 3; ++c) {
-            for (int64_t g = 0; g < group; ++g) sum[c] += sums[(i * 3 + c) * stride + row * group + g];
-          }
-          total += cosine(sum);
+        float* of_key = sums + i * 3 * stride;
+        if (group > 1) {
+          for (int64_t c = 0; c < 3; ++c) add_groups(of_key + c * stride);
+        }
+        for (int64_t row = 0; row < num_rows; row += kLanes) {
+          const FloatVec alike = cosine(load(of_key + row), load(of_key + stride + row), load(of_key + 2 * stride + row));
+          const int64_t used = smaller(num_rows - row, kLanes);
+          for (int64_t u = 0; u < used; ++u) total += alike[u];
         }
       }
     }
@@ -204,10 +208,22 @@ struct Tile {
     }
   }
 
-  static float cosine(const float* sum) {
-    const float before = sqrtf(sum[1]), after = sqrtf(sum[2]);
-    // Not fmax(): that would turn a NaN into a number.
-    return sum[0] / ((before < kMinNorm ? kMinNorm : before) * (after < kMinNorm ? kMinNorm : after));
+  // The sums over the heads of every row's group, in the places of the first rows.
+  void add_groups(float* of_heads) const {
+    for (int64_t row = 0; row < num_rows; ++row) {
+      float sum = 0.0f;
+      for (int64_t g = 0; g < group; ++g) sum += of_heads[row * group + g];
+      of_heads[row] = sum;
+    }
+  }
+
+  // Of sums of old * new, old * old and new * new.
+  static FloatVec cosine(FloatVec product, FloatVec before, FloatVec after) {
+    const FloatVec least = broadcast(kMinNorm);
+    before = square_root(before);
+    after = square_root(after);
+    // Not max(): that would turn a NaN into a number.
+    return product / ((before < least ? least : before) * (after < least ? least : after));
   }
 };
 
@@ -292,7 +308,7 @@ void tracked_finish(const TrackedParams& p, int64_t begin, int64_t end) {
         for (int64_t split = 0; split < splits; ++split) {
           for (int64_t c = 0; c < 3; ++c) sum[c] += p.partial_dots[(i * p.max_splits + split) * 3 + c];
         }
-        total += Tile<float>::cosine(sum);
+        total += Tile<float>::cosine(broadcast(sum[0]), broadcast(sum[1]), broadcast(sum[2]))[0];
       }
     }
     p.out[slot] = count > 0.0 ? static_cast<float>(total / count) : 1.0f;

@@ -12,6 +12,7 @@ import functools
 import torch
 from torch import Tensor
 
+from dlmcache_cuda import ops
 from dlmcache_cuda.model.linear import Linear, PlainLinear, bias_part, bias_with_zeros
 
 #: Of fp32 and bf16 matrices; float16 needs processors that few have.
@@ -79,9 +80,9 @@ class PackedLinear:
         if num_rows == 0 or not parts:
             width = sum(part.size for part in parts)
             return x.new_empty((num_rows, width))
-        missing = _rounded(num_rows) - num_rows
-        if missing:
-            x = torch.nn.functional.pad(x, (0, 0, 0, missing))
+        rounded = _rounded(num_rows)
+        if rounded > num_rows:
+            x = ops.gather_rows(x.contiguous(), _rows_and_unused(num_rows, rounded))
         outs = [part.product(x)[:num_rows] for part in parts]
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
 
@@ -142,6 +143,14 @@ def _cut(weight: Tensor, bias: Tensor | None, edges: tuple[int, ...]) -> tuple[_
         for first, last in spans
         if first < last
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _rows_and_unused(num_rows: int, rounded: int) -> Tensor:
+    """The rows in their order, and unused ones: rows of zeros, in one copy."""
+    row_index = torch.full((rounded,), -1, dtype=torch.int64)
+    row_index[:num_rows] = torch.arange(num_rows)
+    return row_index
 
 
 def _rounded(num_rows: int) -> int:

@@ -183,7 +183,8 @@ struct Tile {
           for (int64_t c = 0; c < 3; ++c) add_groups(of_key + c * stride);
         }
         for (int64_t row = 0; row < num_rows; row += kLanes) {
-          const FloatVec alike = cosine(load(of_key + row), load(of_key + stride + row), load(of_key + 2 * stride + row));
+          const FloatVec alike =
+              cosine(load(of_key + row), load(of_key + stride + row), load(of_key + 2 * stride + row));
           const int64_t used = smaller(num_rows - row, kLanes);
           for (int64_t u = 0; u < used; ++u) total += alike[u];
         }

@@ -32,8 +32,9 @@ STABLE_TORCH_LIBRARY(dlmcache, m) {
   // swiglu: gate_up [R, 2 F] -> silu(gate) * up [R, F]
   m.def("swiglu(Tensor gate_up) -> Tensor");
 
-  // layers: h [R, W]; six weights a layer: attn_norm [W], qkv [(H + 2 Hkv) D, W], attn_out [W, H D], ff_norm [W],
-  //   gate_up [2 F, W], ff_out [W, F]; biases of qkv or none; k_cache and v_cache [layers, M, Hkv, D]
+  // layers: h [R, W]; six weights a layer or more: attn_norm [W], qkv [(H + 2 Hkv) D, W] in one part or several,
+  //   attn_out [W, H D], ff_norm [W], gate_up [2 F, W], ff_out [W, F]; biases of the parts or none; k_cache and v_cache
+  //   [layers, M, Hkv, D]
   //   -> the two terms of the residual stream behind the last layer [R, W], or of what goes into it in rows that are
   //   not read: read_places [P], cu_read [S + 1]
   m.def(

@@ -14,7 +14,9 @@
 namespace dlmcache::ops {
 namespace {
 
-Tensor first_rows(Tensor tensor, int64_t count) { return torch::stable::narrow(tensor, 0, 0, count); }
+void keep_rows(Tensor& tensor, int64_t count) {
+  if (tensor.defined()) tensor = torch::stable::narrow(tensor, 0, 0, count);
+}
 
 void run_loops(const RmsNormParams& p, const Tensor&) { run_cpu(cpu::rms_norm_rows, p, p.num_rows, 4 * p.width); }
 void run_loops(const AddRmsNormParams& p, const Tensor&) {
@@ -60,11 +62,15 @@ void check_read(const LayerArguments& given, const LayerSizes& n) {
 
 }  // namespace
 
-LayerSizes check_layers(const LayerArguments& given, int64_t proxy_rank) {
+LayerWeights weights_of(const LayerArguments& given) {
+  check_shape(given.op, "h", given.h, {-1, -1});
+  check_shape(given.op, "k_cache", given.k_cache, {-1, -1, -1, -1});
+  return {given.op, given.weights, given.biases, given.k_cache.size(0)};
+}
+
+LayerSizes check_layers(const LayerArguments& given, const LayerWeights& checked, int64_t proxy_rank) {
   const auto& [op, h, weights, biases, cos_sin, row_index, cu_rows, kv_lens, num_heads, eps, k_cache, v_cache,
                read_places, cu_read] = given;
-  check_shape(op, "h", h, {-1, -1});
-  check_shape(op, "k_cache", k_cache, {-1, -1, -1, -1});
   check_shape(op, "cos_sin", cos_sin, {-1, k_cache.size(3)});
   check_shape(op, "kv_lens", kv_lens, {-1});
   LayerSizes n{};
@@ -84,16 +90,12 @@ LayerSizes check_layers(const LayerArguments& given, int64_t proxy_rank) {
                   ", it must be a positive multiple of the ", n.kv_heads, " heads of k_cache");
   STD_TORCH_CHECK(n.head_size % 2 == 0, op, ": the head size (last dimension of k_cache) must be even, got ",
                   n.head_size);
-  STD_TORCH_CHECK(n.layers > 0 && weights.size() == static_cast<size_t>(n.layers * kWeightsPerLayer), op,
-                  ": weights must be six tensors for each of the ", n.layers, " layers of k_cache, got ",
-                  weights.size());
-  STD_TORCH_CHECK(biases.empty() || biases.size() == static_cast<size_t>(n.layers), op,
-                  ": biases must be empty or one tensor for each of the ", n.layers, " layers of k_cache, got ",
-                  biases.size());
-  check_shape(op, "weights[4]", weights[kGateUp], {-1, n.width});
-  STD_TORCH_CHECK(weights[kGateUp].size(0) % 2 == 0, op,
-                  ": weights[4] must have an even number of rows, gate and up, got ", shape_string(weights[kGateUp]));
-  n.inner = weights[kGateUp].size(0) / 2;
+  const Tensor& gate_up = checked.get(0, kGateUp);
+  const std::string gate_up_name = checked.name(0, kGateUp);
+  check_shape(op, gate_up_name.c_str(), gate_up, {-1, n.width});
+  STD_TORCH_CHECK(gate_up.size(0) % 2 == 0, op, ": ", gate_up_name,
+                  " must have an even number of rows, gate and up, got ", shape_string(gate_up));
+  n.inner = gate_up.size(0) / 2;
 
   const auto check_tensor = [&](const std::string& name, const Tensor& tensor, std::initializer_list<int64_t> shape) {
     check_shape(op, name.c_str(), tensor, shape);
@@ -103,31 +105,7 @@ LayerSizes check_layers(const LayerArguments& given, int64_t proxy_rank) {
   check_float(op, "h", h);
   check_tensor("k_cache", k_cache, {-1, -1, -1, -1});
   check_tensor("v_cache", v_cache, {-1, -1, -1, -1});
-  for (int64_t i = 0; i < n.layers * kWeightsPerLayer; ++i) {
-    const std::string name = "weights[" + std::to_string(i) + "]";
-    const auto one = [&](std::initializer_list<int64_t> shape) { check_tensor(name, weights[i], shape); };
-    switch (i % kWeightsPerLayer) {
-      case kAttnNorm:
-      case kFfNorm:
-        one({n.width});
-        check_contiguous(op, name.c_str(), weights[i]);
-        break;
-      case kQkv:
-        one({n.qkv() + proxy_rank, n.width});
-        break;
-      case kAttnOut:
-        one({n.width, n.heads * n.head_size});
-        break;
-      case kGateUp:
-        one({2 * n.inner, n.width});
-        break;
-      case kFfOut:
-        one({n.width, n.inner});
-        break;
-    }
-  }
-  for (size_t i = 0; i < biases.size(); ++i)
-    check_tensor("biases[" + std::to_string(i) + "]", biases[i], {n.qkv() + proxy_rank});
+  checked.check(h, n.qkv() + proxy_rank, n.heads * n.head_size, n.inner);
   check_dtype(op, "cos_sin", cos_sin, ScalarType::Float);
   check_same_device(op, "cos_sin", cos_sin, h, "h");
   check_row_contiguous(op, "h", h);
@@ -162,7 +140,8 @@ void LayerLoop::run(const char* name, const Params& params) const {
 }
 
 LayerLoop::LayerLoop(const LayerArguments& given, bool return_lse)
-    : sizes(check_layers(given)),
+    : weights(weights_of(given)),
+      sizes(check_layers(given, weights)),
       given_(given),
       layer_bytes_(sizes.cached * sizes.kv_heads * sizes.head_size * static_cast<int64_t>(given.h.element_size())),
       stream_(&given.h) {
@@ -175,11 +154,8 @@ LayerLoop::LayerLoop(const LayerArguments& given, bool return_lse)
   sums_[0] = buffer(n.width);
   sums_[1] = buffer(n.width);
   normed_ = buffer(n.width);
-  branch_ = buffer(n.width);
-  qkv_ = buffer(n.qkv());
   q_ = torch::stable::new_empty(h, {n.rows, n.heads, n.head_size});
   attended_ = buffer(n.heads * n.head_size);
-  gate_up_ = buffer(2 * n.inner);
   activation_ = buffer(n.inner);
 
   attention_.dtype = dtype;
@@ -213,7 +189,6 @@ LayerLoop::LayerLoop(const LayerArguments& given, bool return_lse)
   add_norm_.num_rows = n.rows;
   add_norm_.width = n.width;
   add_norm_.eps = static_cast<float>(given.eps);
-  add_norm_.y = branch_.data_ptr();
   add_norm_.y_stride = n.width;
   add_norm_.normed = normed_.data_ptr();
 
@@ -223,7 +198,6 @@ LayerLoop::LayerLoop(const LayerArguments& given, bool return_lse)
   rope_.num_kv_heads = n.kv_heads;
   rope_.head_dim = n.head_size;
   rope_.capacity = n.capacity;
-  rope_.qkv = qkv_.data_ptr();
   rope_.qkv_stride = n.qkv();
   rope_.cos_sin = static_cast<const float*>(given.cos_sin.data_ptr());
   rope_.row_index = static_cast<const int64_t*>(given.row_index.data_ptr());
@@ -232,20 +206,34 @@ LayerLoop::LayerLoop(const LayerArguments& given, bool return_lse)
   swiglu_.dtype = dtype;
   swiglu_.num_rows = n.rows;
   swiglu_.width = n.inner;
-  swiglu_.gate_up = gate_up_.data_ptr();
   swiglu_.gate_up_stride = 2 * n.inner;
   swiglu_.out = activation_.data_ptr();
 }
 
 void LayerLoop::begin(int64_t layer) {
-  norm_.weight = weight(layer, kAttnNorm).data_ptr();
+  norm_.weight = weights.get(layer, kAttnNorm).data_ptr();
   run("dlmcache::rms_norm", norm_);
 }
 
 void LayerLoop::project(int64_t layer) {
+  const int64_t query_width = sizes.heads * sizes.head_size;
   rope_.k_cache = static_cast<char*>(given_.k_cache.data_ptr()) + layer * layer_bytes_;
   rope_.v_cache = static_cast<char*>(given_.v_cache.data_ptr()) + layer * layer_bytes_;
-  linear_out(normed_, weight(layer, kQkv), bias(layer), qkv_);
+  if (weights.parts() > 1 && weights.cut_at(query_width)) {
+    // Not put together, only to be taken apart again.
+    rotate(weights.project(layer, normed_, 0, query_width), sizes.heads, 0);
+    rotate(weights.project(layer, normed_, query_width, sizes.qkv()), 0, sizes.kv_heads);
+    return;
+  }
+  weights.project_all(layer, normed_, qkv_);
+  rotate(qkv_, sizes.heads, sizes.kv_heads);
+}
+
+void LayerLoop::rotate(const Tensor& projected, int64_t heads, int64_t kv_heads) {
+  rope_.num_heads = heads;
+  rope_.num_kv_heads = kv_heads;
+  rope_.qkv = projected.data_ptr();
+  rope_.qkv_stride = projected.stride(0);
   run("dlmcache::rope_scatter_kv_", rope_);
 }
 
@@ -254,18 +242,19 @@ void LayerLoop::attend(int64_t layer) {
   attention_.k = static_cast<const char*>(given_.k_cache.data_ptr()) + layer * layer_bytes_;
   attention_.v = static_cast<const char*>(given_.v_cache.data_ptr()) + layer * layer_bytes_;
   run("dlmcache::attention_rows", attention_);
-  linear_out(attended_, weight(layer, kAttnOut), std::nullopt, branch_);
+  multiply(attended_, weights.get(layer, kAttnOut), std::nullopt, branch_);
 }
 
 void LayerLoop::feed_forward(int64_t layer) {
-  add_norm(weight(layer, kFfNorm));
-  linear_out(normed_, weight(layer, kGateUp), std::nullopt, gate_up_);
+  add_norm(weights.get(layer, kFfNorm));
+  multiply(normed_, weights.get(layer, kGateUp), std::nullopt, gate_up_);
+  swiglu_.gate_up = gate_up_.data_ptr();
   run("dlmcache::swiglu", swiglu_);
-  linear_out(activation_, weight(layer, kFfOut), std::nullopt, branch_);
+  multiply(activation_, weights.get(layer, kFfOut), std::nullopt, branch_);
   if (narrows(layer)) widen();
 }
 
-void LayerLoop::advance(int64_t layer) { add_norm(weight(layer + 1, kAttnNorm)); }
+void LayerLoop::advance(int64_t layer) { add_norm(weights.get(layer + 1, kAttnNorm)); }
 
 void LayerLoop::narrow() {
   const Tensor& places = *given_.read_places;
@@ -278,15 +267,11 @@ void LayerLoop::narrow() {
     unread_ = *stream_;
   }
   const auto [read] = call<1>("dlmcache::gather_rows", unread_, places);
-  sums_[0] = first_rows(free_sum, count);
+  sums_[0] = free_sum;
   sums_[1] = read;
   stream_ = &sums_[1];
   nothing_ = normed_;
-  normed_ = first_rows(normed_, count);
-  branch_ = first_rows(branch_, count);
-  attended_ = first_rows(attended_, count);
-  gate_up_ = first_rows(gate_up_, count);
-  activation_ = first_rows(activation_, count);
+  for (Tensor* rows : {&sums_[0], &normed_, &branch_, &attended_, &gate_up_, &activation_}) keep_rows(*rows, count);
   read_q_ = call<1>("dlmcache::gather_rows", q_, places)[0];
 
   attention_.num_rows = add_norm_.num_rows = swiglu_.num_rows = count;
@@ -304,18 +289,11 @@ void LayerLoop::widen() {
   branch_ = nothing_;
 }
 
-const Tensor& LayerLoop::weight(int64_t layer, LayerWeight which) const {
-  return given_.weights[layer * kWeightsPerLayer + which];
-}
-
-std::optional<Tensor> LayerLoop::bias(int64_t layer) const {
-  return given_.biases.empty() ? std::nullopt : std::optional(given_.biases[layer]);
-}
-
 void LayerLoop::add_norm(const Tensor& norm_weight) {
   Tensor& sum = stream_ == sums_ ? sums_[1] : sums_[0];
   add_norm_.x = stream_->data_ptr();
   add_norm_.x_stride = stream_->stride(0);
+  add_norm_.y = branch_.data_ptr();
   add_norm_.weight = norm_weight.data_ptr();
   add_norm_.sum = sum.data_ptr();
   run("dlmcache::add_rms_norm", add_norm_);

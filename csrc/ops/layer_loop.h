@@ -14,14 +14,12 @@
 #include "dlmcache/norm.h"
 #include "dlmcache/rope_cache.h"
 #include "dlmcache/swiglu.h"
+#include "ops/layer_weights.h"
 #include "ops/nvtx.h"
 
 namespace dlmcache::ops {
 
 using torch::stable::Tensor;
-
-// What `weights` holds of every layer, in this order.
-enum LayerWeight { kAttnNorm, kQkv, kAttnOut, kFfNorm, kGateUp, kFfOut, kWeightsPerLayer };
 
 // What such an operator is given: the rows, the weights of all layers and their cache.
 struct LayerArguments {
@@ -51,14 +49,18 @@ struct LayerSizes {
   int64_t qkv() const { return (heads + 2 * kv_heads) * head_size; }
 };
 
-// Checks all of it; `proxy_rank` rows may stand below the projections.
-LayerSizes check_layers(const LayerArguments& given, int64_t proxy_rank = 0);
+// The weights, checked for their number alone.
+LayerWeights weights_of(const LayerArguments& given);
+
+// Checks everything else; `proxy_rank` rows may stand below the projections.
+LayerSizes check_layers(const LayerArguments& given, const LayerWeights& weights, int64_t proxy_rank = 0);
 
 class LayerLoop {
  public:
   // Checks everything and takes the buffers that all layers share; nothing is written yet. `given` must outlive it.
   explicit LayerLoop(const LayerArguments& given, bool return_lse = false);
 
+  const LayerWeights weights;
   const LayerSizes sizes;
 
   // The norm of the rows that were given, which the projections of `layer` read.
@@ -72,9 +74,7 @@ class LayerLoop {
   // What goes into the layer behind `layer`, and its norm.
   void advance(int64_t layer);
 
-  const Tensor& weight(int64_t layer, LayerWeight which) const;
-  std::optional<Tensor> bias(int64_t layer) const;  // of the projections
-  const Tensor& q() const { return q_; }            // [R, H, D]
+  const Tensor& q() const { return q_; }  // [R, H, D]
   // [R, H] fp32, log-sum-exp of the scores, where asked for and the layer does not narrow.
   const Tensor& lse() const { return lse_; }
   // Behind feed_forward(): the terms whose sum comes out of the layer. Behind begin() and advance(): the first alone is
@@ -86,6 +86,8 @@ class LayerLoop {
   template <typename Params>
   void run(const char* name, const Params& params) const;
   void add_norm(const Tensor& norm_weight);
+  // Projections of query heads, key-value heads or both.
+  void rotate(const Tensor& projected, int64_t heads, int64_t kv_heads);
   void narrow();
   void widen();
 

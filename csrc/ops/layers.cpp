@@ -34,6 +34,8 @@ std::tuple<Tensor, Tensor> forward_layers_(const Tensor& h, const std::vector<Te
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { DLMCACHE_IMPL(m, "forward_layers_", forward_layers_); }
+// Where a matrix is packed.
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, MkldnnCPU, m) { DLMCACHE_IMPL(m, "forward_layers_", forward_layers_); }
 
 #ifdef DLMCACHE_WITH_CUDA
 STABLE_TORCH_LIBRARY_IMPL(dlmcache, CUDA, m) { DLMCACHE_IMPL(m, "forward_layers_", forward_layers_); }

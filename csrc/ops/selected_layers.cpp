@@ -15,6 +15,7 @@
 #include "ops/check.h"
 #include "ops/check_row_list.h"
 #include "ops/layer_loop.h"
+#include "ops/matmul.h"
 #include "ops/run.h"
 
 namespace dlmcache::ops {
@@ -26,11 +27,6 @@ constexpr const char* kOp = "select_layers_";
 enum Signal { kNothing, kProxy, kValue };
 enum KvRows { kCarried, kSelected, kValues };
 
-// Rows [begin, end) of a tensor, or its columns.
-Tensor part(Tensor tensor, int64_t dim, int64_t begin, int64_t end) {
-  return torch::stable::narrow(tensor, dim, begin, end - begin);
-}
-
 // Rows that a layer computes, of those it carries.
 struct Computed {
   Tensor q;  // [C, H, D]
@@ -39,10 +35,12 @@ struct Computed {
 
 class Selector {
  public:
-  Selector(const LayerArguments& given, const LayerSizes& sizes, const Tensor& delta, const Tensor& reference,
-           const Tensor& numbers, const std::vector<int64_t>& most, const std::optional<Tensor>& forced,
-           int64_t proxy_rank, int64_t signal, int64_t kv_rows, bool update_all, bool reuse_output)
+  Selector(const LayerArguments& given, const LayerWeights& weights, const LayerSizes& sizes, const Tensor& delta,
+           const Tensor& reference, const Tensor& numbers, const std::vector<int64_t>& most,
+           const std::optional<Tensor>& forced, int64_t proxy_rank, int64_t signal, int64_t kv_rows, bool update_all,
+           bool reuse_output)
       : given_(given),
+        weights_(weights),
         n_(sizes),
         delta_(delta),
         reference_(reference),
@@ -61,25 +59,26 @@ class Selector {
 
   Tensor run() {
     Tensor h = given_.h;
-    Tensor normed = call<1>("dlmcache::rms_norm", h, weight(0, kAttnNorm), given_.eps, std::optional<Tensor>())[0];
+    Tensor normed =
+        call<1>("dlmcache::rms_norm", h, weights_.get(0, kAttnNorm), given_.eps, std::optional<Tensor>())[0];
     for (int64_t layer = 0; layer < n_.layers; ++layer) {
       const LayerRange range(layer);
       const Computed rows = most_[layer] < 0 ? all(layer, normed) : choose(layer, normed);
       const auto [attended, lse] = call<2>("dlmcache::attention_rows", rows.q, keys(layer), values(layer), rows.cu_rows,
                                            given_.kv_lens, n_.capacity, scale_, false);
-      const auto [attn_out] = call<1>("aten::linear", flat(attended), weight(layer, kAttnOut), std::optional<Tensor>());
+      const Tensor attn_out = linear(flat(attended), weights_.get(layer, kAttnOut), std::nullopt);
       const bool last = layer + 1 == n_.layers;
       if (layer < first_) {
         const auto [sum, ff_out] = feed_forward(layer, h, attn_out);
         // Behind the last layer the norm is not read.
-        const Tensor& norm = weight(last ? layer : layer + 1, kAttnNorm);
+        const Tensor& norm = weights_.get(last ? layer : layer + 1, kAttnNorm);
         const auto [next, next_normed] = call<2>("dlmcache::add_rms_norm", sum, ff_out, norm, given_.eps);
         h = next, normed = next_normed;
         continue;
       }
       const Tensor chosen = most_[layer] < 0 ? h : call<1>("dlmcache::gather_rows", h, rows.places)[0];
       const Tensor ff_out = feed_forward(layer, chosen, attn_out)[1];
-      const std::optional<Tensor> norm = last ? std::nullopt : std::optional(weight(layer + 1, kAttnNorm));
+      const std::optional<Tensor> norm = last ? std::nullopt : std::optional(weights_.get(layer + 1, kAttnNorm));
       const auto [next, next_normed] = call<2>("dlmcache::delta_update_", of_layer(delta_, layer), h, given_.row_index,
                                                attn_out, ff_out, rows.places, norm, given_.eps, reuse_output_);
       h = next, normed = next_normed;
@@ -88,9 +87,6 @@ class Selector {
   }
 
  private:
-  const Tensor& weight(int64_t layer, LayerWeight which) const {
-    return given_.weights[layer * kWeightsPerLayer + which];
-  }
   Tensor keys(int64_t layer) const { return torch::stable::select(given_.k_cache, 0, layer); }
   Tensor values(int64_t layer) const { return torch::stable::select(given_.v_cache, 0, layer); }
   // Of what layers from the first that selects on have.
@@ -104,13 +100,6 @@ class Selector {
     return torch::stable::view(heads, {heads.size(0), heads.size(1) * heads.size(2)});
   }
 
-  // Rows [begin, end) of the stacked projections, the proxy below them.
-  Tensor project(int64_t layer, const Tensor& x, int64_t begin, int64_t end) const {
-    std::optional<Tensor> bias;
-    if (!given_.biases.empty()) bias = part(given_.biases[layer], 0, begin, end);
-    return call<1>("aten::linear", x, part(weight(layer, kQkv), 0, begin, end), bias)[0];
-  }
-
   // Rotated queries of what was projected; its keys and values go into the caches.
   Tensor rotate(const Tensor& projected, const Tensor& row_index, int64_t num_heads, const Tensor& k_cache,
                 const Tensor& v_cache) const {
@@ -119,20 +108,19 @@ class Selector {
   }
 
   std::array<Tensor, 2> feed_forward(int64_t layer, const Tensor& h, const Tensor& attn_out) const {
-    const auto [sum, normed] = call<2>("dlmcache::add_rms_norm", h, attn_out, weight(layer, kFfNorm), given_.eps);
-    const std::optional<Tensor> no_bias;
-    const auto [gate_up] = call<1>("aten::linear", normed, weight(layer, kGateUp), no_bias);
+    const auto [sum, normed] = call<2>("dlmcache::add_rms_norm", h, attn_out, weights_.get(layer, kFfNorm), given_.eps);
+    const Tensor gate_up = linear(normed, weights_.get(layer, kGateUp), std::nullopt);
     const auto [activation] = call<1>("dlmcache::swiglu", gate_up);
-    return {sum, call<1>("aten::linear", activation, weight(layer, kFfOut), no_bias)[0]};
+    return {sum, linear(activation, weights_.get(layer, kFfOut), std::nullopt)};
   }
 
   // A layer that computes all rows it carries.
   Computed all(int64_t layer, const Tensor& normed) const {
     const Tensor q =
-        rotate(project(layer, normed, 0, n_.qkv()), given_.row_index, n_.heads, keys(layer), values(layer));
+        rotate(weights_.project(layer, normed, 0, n_.qkv()), given_.row_index, n_.heads, keys(layer), values(layer));
     if (layer < first_) return {q, given_.row_index, given_.cu_rows, given_.row_index};
     if (signal_ == kProxy) {
-      const Tensor signal = project(layer, normed, n_.qkv(), n_.qkv() + rank_);
+      const Tensor signal = weights_.project(layer, normed, n_.qkv(), n_.qkv() + rank_);
       call<0>("dlmcache::scatter_rows_", reference(layer), signal, given_.row_index);
     }
     Tensor places = torch::stable::new_empty(given_.row_index, {n_.rows});
@@ -145,12 +133,14 @@ class Selector {
   Computed choose(int64_t layer, const Tensor& normed) const {
     std::optional<Tensor> signal, kv;
     if (signal_ == kProxy) {
-      const int64_t first = kv_rows_ == kCarried ? query_width_ : n_.qkv();
-      const Tensor both = project(layer, normed, first, n_.qkv() + rank_);
-      kv = part(both, 1, 0, n_.qkv() - first);
-      signal = part(both, 1, n_.qkv() - first, n_.qkv() - first + rank_);
+      if (kv_rows_ == kCarried) {
+        const auto [carried, proxy] = weights_.project(layer, normed, query_width_, n_.qkv(), n_.qkv() + rank_);
+        kv = carried, signal = proxy;
+      } else {
+        signal = weights_.project(layer, normed, n_.qkv(), n_.qkv() + rank_);
+      }
     } else if (signal_ == kValue) {
-      signal = project(layer, normed, value_begin_, n_.qkv());
+      signal = weights_.project(layer, normed, value_begin_, n_.qkv());
     }
     const Tensor score = drift(layer, signal);
     const auto [row_index, places, cu_rows] = call<3>("dlmcache::select_rows", score, given_.row_index, given_.cu_rows,
@@ -160,17 +150,18 @@ class Selector {
       call<0>("dlmcache::scatter_rows_", reference(layer), fresh, row_index);
     }
     const auto [chosen] = call<1>("dlmcache::gather_rows", normed, places);
-    const Tensor k = keys(layer), v = values(layer), none = part(k, 1, 0, 0);
+    Tensor k = keys(layer);
+    const Tensor v = values(layer), none = torch::stable::narrow(k, 1, 0, 0);
     Tensor q;
     if (kv_rows_ == kCarried) {
-      if (!kv) kv = project(layer, normed, query_width_, n_.qkv());
+      if (!kv) kv = weights_.project(layer, normed, query_width_, n_.qkv());
       rotate(*kv, given_.row_index, 0, k, v);
-      q = rotate(project(layer, chosen, 0, query_width_), row_index, n_.heads, none, none);
+      q = rotate(weights_.project(layer, chosen, 0, query_width_), row_index, n_.heads, none, none);
     } else if (kv_rows_ == kSelected) {
-      q = rotate(project(layer, chosen, 0, n_.qkv()), row_index, n_.heads, k, v);
+      q = rotate(weights_.project(layer, chosen, 0, n_.qkv()), row_index, n_.heads, k, v);
     } else {
       const auto [value] = call<1>("dlmcache::gather_rows", *signal, places);
-      const std::vector<Tensor> parts{project(layer, chosen, 0, value_begin_), value};
+      const std::vector<Tensor> parts{weights_.project(layer, chosen, 0, value_begin_), value};
       q = rotate(call<1>("aten::cat", parts, int64_t{1})[0], row_index, n_.heads, k, v);
     }
     return {q, row_index, cu_rows, places};
@@ -192,6 +183,7 @@ class Selector {
   }
 
   const LayerArguments& given_;
+  const LayerWeights& weights_;
   const LayerSizes n_;
   const Tensor& delta_;
   const Tensor& reference_;
@@ -221,7 +213,8 @@ Tensor select_layers_(const Tensor& h, const std::vector<Tensor>& weights, const
                   ": proxy_rank must be positive with signal 1 (proxy) and 0 without, got ", proxy_rank);
   const LayerArguments given{kOp,     h,       weights,   biases, cos_sin, row_index,
                              cu_rows, kv_lens, num_heads, eps,    k_cache, v_cache};
-  const LayerSizes n = check_layers(given, proxy_rank);
+  const LayerWeights checked = weights_of(given);
+  const LayerSizes n = check_layers(given, checked, proxy_rank);
   check_cu_rows(kOp, cu_rows, n.rows);
   check_listed_rows(kOp, row_index, cu_rows, n.capacity);
   check_kv_lens(kOp, kv_lens, n.capacity);
@@ -260,12 +253,18 @@ Tensor select_layers_(const Tensor& h, const std::vector<Tensor>& weights, const
     check_dtype(kOp, "forced", *forced, ScalarType::Bool);
     check_contiguous(kOp, "forced", *forced);
   }
-  return Selector(given, n, delta, reference, numbers, sizes, forced, proxy_rank, signal, kv_rows, update_all,
+  const int64_t query_width = n.heads * n.head_size;
+  if (proxy_rank > 0) checked.check_cut(n.qkv());
+  if (signal == kValue) checked.check_cut(query_width + n.kv_heads * n.head_size);
+  if (kv_rows == kCarried) checked.check_cut(query_width);
+  return Selector(given, checked, n, delta, reference, numbers, sizes, forced, proxy_rank, signal, kv_rows, update_all,
                   reuse_output)
       .run();
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { DLMCACHE_IMPL(m, "select_layers_", select_layers_); }
+// Where a matrix is packed.
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, MkldnnCPU, m) { DLMCACHE_IMPL(m, "select_layers_", select_layers_); }
 
 }  // namespace
 }  // namespace dlmcache::ops

@@ -30,8 +30,6 @@ struct Listed {
   bool empty() const { return index.size(0) == 0; }
 };
 
-Tensor first_of(Tensor tensor, int64_t dim, int64_t count) { return torch::stable::narrow(tensor, dim, 0, count); }
-
 void check_list(const char* index_name, const char* offsets_name, const Listed& list, const Tensor& h,
                 const LayerSizes& n) {
   check_index(kOp, index_name, list.index, -1, h, "h");
@@ -71,15 +69,13 @@ class Follower {
 
   // Before the layer's inputs, keys and values are renewed: what the tracked rows saw last.
   void remember(int64_t layer) {
-    const Tensor inputs = torch::stable::select(inputs_, 0, layer), keys = keys_of(layer);
+    const Tensor inputs = torch::stable::select(inputs_, 0, layer);
     if (tests_) {
-      const int64_t width = n_.heads * n_.head_size;
-      const Tensor weight = first_of(loop_.weight(layer, kQkv), 0, width), none = first_of(keys, 1, 0);
-      std::optional<Tensor> bias = loop_.bias(layer);
-      if (bias) bias = first_of(*bias, 0, width);
-      const auto [normed] = call<1>("dlmcache::rms_norm", inputs, loop_.weight(layer, kAttnNorm), given_.eps,
+      Tensor keys = keys_of(layer);
+      const Tensor none = torch::stable::narrow(keys, 1, 0, 0);
+      const auto [normed] = call<1>("dlmcache::rms_norm", inputs, loop_.weights.get(layer, kAttnNorm), given_.eps,
                                     std::optional(tracked_.index));
-      const auto [projected] = call<1>("aten::linear", normed, weight, bias);
+      const Tensor projected = loop_.weights.project(layer, normed, 0, n_.heads * n_.head_size);
       q_old_ = call<1>("dlmcache::rope_scatter_kv_", projected, given_.cos_sin, tracked_.index, n_.capacity, n_.heads,
                        none, none)[0];
       // Only the keys that the layer overwrites: the rest of the cache is old and new at once.
@@ -176,6 +172,7 @@ std::tuple<Tensor, Tensor, Tensor> track_layers_(
   check_list("window_index", "cu_window", window, h, n);
   check_list("open_index", "cu_open", open, h, n);
   check_index(kOp, "limits", limits, n.slots, h, "h");
+  loop.weights.check_cut(n.heads * n.head_size);
 
   Tensor similarities = torch::stable::new_empty(h, {n.layers, n.slots}, ScalarType::Float);
   float* measured = static_cast<float*>(similarities.data_ptr());
@@ -197,6 +194,8 @@ std::tuple<Tensor, Tensor, Tensor> track_layers_(
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { DLMCACHE_IMPL(m, "track_layers_", track_layers_); }
+// Where a matrix is packed.
+STABLE_TORCH_LIBRARY_IMPL(dlmcache, MkldnnCPU, m) { DLMCACHE_IMPL(m, "track_layers_", track_layers_); }
 
 }  // namespace
 }  // namespace dlmcache::ops

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dlmcache_cuda.model.fp8 import MULTIPLE, product, quantise_rows
+
+
+class Part(NamedTuple):
+    """Consecutive rows of a matrix, as torch's operators are given them."""
+
+    first: int
+    """The first of them."""
+    weight: Tensor
+    """``[n, K]``"""
+    bias: Tensor | None
+    """``[n]``"""
 
 
 class Linear(Protocol):
@@ -33,6 +44,11 @@ class Linear(Protocol):
         """The first ``keep`` rows, and ``more [n, K]``, without bias, below them."""
 
     @property
+    def stored(self) -> tuple[Part, ...]:
+        """All of it, from top to bottom; another tuple once it is divided in another way. Empty
+        where products take more than torch's operators (fp8)."""
+
+    @property
     def nbytes(self) -> int:
         """Memory, in bytes."""
 
@@ -43,6 +59,7 @@ class PlainLinear:
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self.weight = weight
         self.bias = bias
+        self.stored = (Part(0, weight, bias),)
 
     def __len__(self) -> int:
         return len(self.weight)
@@ -81,6 +98,7 @@ class Fp8Linear:
         self, values: Tensor, scales: Tensor, dtype: torch.dtype, bias: Tensor | None = None
     ) -> None:
         self.bias = bias
+        self.stored = ()
         self.dtype = dtype
         self._num_rows = len(values)
         # Rows of zeros at the end, so that a last slice of any length can be multiplied.

@@ -8,12 +8,13 @@ there are.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from dlmcache_cuda import ops
-from dlmcache_cuda.model.linear import Linear, PlainLinear, bias_part, bias_with_zeros
+from dlmcache_cuda.model.linear import Linear, Part, PlainLinear, bias_part, bias_with_zeros
 
 #: Of fp32 and bf16 matrices; float16 needs processors that few have.
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
@@ -69,7 +70,7 @@ class PackedLinear:
         self._shape = tuple(weight.shape)
         self._itemsize = weight.itemsize
         # One attribute, so that threads see all parts before a cut or all behind it.
-        self._parts = _cut(weight, bias, (0, *cuts, len(weight)))
+        self.stored = _cut(weight, bias, (0, *cuts, len(weight)))
 
     def __len__(self) -> int:
         return self._shape[0]
@@ -78,12 +79,10 @@ class PackedLinear:
         parts = self._between(first, len(self) if last is None else last)
         num_rows = len(x)
         if num_rows == 0 or not parts:
-            width = sum(part.size for part in parts)
+            width = sum(len(part.weight) for part in parts)
             return x.new_empty((num_rows, width))
-        rounded = _rounded(num_rows)
-        if rounded > num_rows:
-            x = ops.gather_rows(x.contiguous(), _rows_and_unused(num_rows, rounded))
-        outs = [part.product(x)[:num_rows] for part in parts]
+        x = with_unused(x)
+        outs = [_product(x, part)[:num_rows] for part in parts]
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
 
     def parts(self, x: Tensor, first: int, middle: int, last: int) -> tuple[Tensor, Tensor]:
@@ -93,15 +92,15 @@ class PackedLinear:
     def rows(self, first: int = 0, last: int | None = None) -> Tensor:
         last = len(self) if last is None else last
         dense = [
-            part.dense()[max(first - part.first, 0) : last - part.first]
-            for part in self._parts
-            if part.first < last and first < part.first + part.size
+            part.weight.to_dense()[max(first - part.first, 0) : last - part.first]
+            for part in self.stored
+            if part.first < last and first < part.first + len(part.weight)
         ]
-        return torch.cat(dense) if dense else self._parts[0].dense()[:0]
+        return torch.cat(dense) if dense else self.stored[0].weight.to_dense()[:0]
 
     def with_rows(self, keep: int, more: Tensor) -> PackedLinear:
         bias = bias_with_zeros(self.bias, keep, len(more))
-        cuts = [part.first for part in self._parts if 0 < part.first < keep]
+        cuts = [part.first for part in self.stored if 0 < part.first < keep]
         cuts += [keep] if keep > 0 and len(more) else []
         return PackedLinear(torch.cat((self.rows(0, keep), more)), bias, tuple(cuts))
 
@@ -110,39 +109,57 @@ class PackedLinear:
         held = self._shape[0] * self._shape[1] * self._itemsize
         return held + (0 if self.bias is None else self.bias.nbytes)
 
-    def _between(self, first: int, last: int) -> list[_Part]:
-        parts = self._parts
-        edges = {part.first for part in parts} | {len(self)}
-        if first < last and not {first, last} <= edges:
-            self._parts = parts = _cut(self.rows(), self.bias, tuple(sorted(edges | {first, last})))
-        return [p for p in parts if first <= p.first and p.first + p.size <= last]
+    @property
+    def edges(self) -> frozenset[int]:
+        """The rows at which a part begins or ends."""
+        return self._edges(self.stored)
+
+    def cut(self, edges: Iterable[int]) -> tuple[Part, ...]:
+        """Its parts, cut at these rows too."""
+        parts = self.stored
+        known = self._edges(parts)
+        if not known.issuperset(edges):
+            self.stored = parts = _cut(self.rows(), self.bias, tuple(sorted(known.union(edges))))
+        return parts
+
+    def _edges(self, parts: tuple[Part, ...]) -> frozenset[int]:
+        return frozenset(part.first for part in parts) | {len(self)}
+
+    def _between(self, first: int, last: int) -> list[Part]:
+        parts = self.cut((first, last)) if first < last else ()
+        return [p for p in parts if first <= p.first and p.first + len(p.weight) <= last]
 
 
-class _Part:
-    """Consecutive rows of a matrix, packed."""
-
-    __slots__ = ("first", "size", "_packed", "_bias")
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, first: int) -> None:
-        self.first = first
-        self.size = len(weight)
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
-        self._bias = bias
-
-    def product(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
-
-    def dense(self) -> Tensor:
-        return self._packed.to_dense()
+def _product(x: Tensor, part: Part) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, part.weight, part.bias, "none", [], "")
 
 
-def _cut(weight: Tensor, bias: Tensor | None, edges: tuple[int, ...]) -> tuple[_Part, ...]:
+def _cut(weight: Tensor, bias: Tensor | None, edges: tuple[int, ...]) -> tuple[Part, ...]:
     spans = zip(edges, edges[1:], strict=False)
     return tuple(
-        _Part(weight[first:last], bias_part(bias, first, last), first)
+        Part(first, _packed(weight[first:last]), bias_part(bias, first, last))
         for first, last in spans
         if first < last
     )
+
+
+def _packed(weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+
+
+def with_unused(x: Tensor) -> Tensor:
+    """``x [R, K]``, and rows of zeros up to a number that products are made of."""
+    num_rows = len(x)
+    rounded = rounded_rows(num_rows)
+    if rounded == num_rows:
+        return x
+    return ops.gather_rows(x.contiguous(), _rows_and_unused(num_rows, rounded))
+
+
+def rounded_rows(num_rows: int) -> int:
+    """How many rows a product is made of for so many."""
+    step = next((step for most, step in _ROUNDING if num_rows <= most), 1)
+    return (num_rows + step - 1) // step * step
 
 
 @functools.lru_cache(maxsize=64)
@@ -151,8 +168,3 @@ def _rows_and_unused(num_rows: int, rounded: int) -> Tensor:
     row_index = torch.full((rounded,), -1, dtype=torch.int64)
     row_index[:num_rows] = torch.arange(num_rows)
     return row_index
-
-
-def _rounded(num_rows: int) -> int:
-    step = next((step for most, step in _ROUNDING if num_rows <= most), 1)
-    return (num_rows + step - 1) // step * step

@@ -3,27 +3,37 @@ they do."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from dlmcache_cuda import ops
 from dlmcache_cuda.cache import KVCache, RowList
 from dlmcache_cuda.model.attention import KeyLengths, takes_dense
 from dlmcache_cuda.model.block import LladaBlock
-from dlmcache_cuda.model.linear import PlainLinear
+from dlmcache_cuda.model.linear import Linear, Part, bias_part
+from dlmcache_cuda.model.packed import PackedLinear, rounded_rows, with_unused
 from dlmcache_cuda.model.read_rows import ReadRows
 from dlmcache_cuda.model.weights import BlockWeights
 
 # With more rows the arithmetic outweighs everything else, and all buffers at once would be large.
 _MOST_ROWS = 1024
 
-# Nor are larger matrices worth it: starting a product is nothing beside computing it.
+# Nor are larger matrices worth it: starting a product is nothing beside computing it. Packed ones
+# are read once for every product, which then takes less time than what stands around it.
 _LARGEST = 2**18
+_LARGEST_PACKED = 2**23
 
-# Weights and biases as the operator takes them.
-_Tensors = tuple[list[Tensor], list[Tensor]]
+
+class _Tensors(NamedTuple):
+    """Weights and biases as the operators take them."""
+
+    weights: list[Tensor]
+    biases: list[Tensor]
+    packed: bool
+    """Whether some are packed: rows then come in numbers that products are made of."""
 
 
 class WholeStack:
@@ -32,13 +42,13 @@ class WholeStack:
 
     def __init__(self, layers: Sequence[LladaBlock]) -> None:
         self._layers = layers
-        # By rows of the proxy below the projections. One attribute, so that threads see weights and
-        # tensors that belong together.
-        self._known: tuple[list[BlockWeights], dict[int, _Tensors | None]] = ([], {})
+        # By the rows at which projections are divided. One attribute, so that threads see weights
+        # and tensors that belong together.
+        self._known: tuple[list[object], dict[tuple[int, ...], _Tensors | None]] = ([], {})
 
     def takes(self, rows: RowList, cache: KVCache, key_lengths: KeyLengths) -> bool:
-        """Whether these rows may go through it: few, on a CPU, by plain and small matrices alone,
-        and none of them by dense attention."""
+        """Whether these rows may go through it: few, on a CPU, by small matrices alone, none of
+        them fp8, and no rows by dense attention."""
         return (
             rows.max_rows <= _MOST_ROWS
             and cache.whole is not None
@@ -58,8 +68,10 @@ class WholeStack:
     ) -> tuple[Tensor, Tensor]:
         """What all blocks make of the embeddings ``h [R, W]``: the two terms of the residual stream
         behind the last one."""
-        arguments = self._arguments(h, rows, cos_sin, cache, key_lengths)
-        return ops.forward_layers_(*arguments, **_read_arguments(read))
+        tensors = self._tensors()
+        arguments = self._arguments(tensors, h, rows, cos_sin, cache, key_lengths)
+        terms = ops.forward_layers_(*arguments, **_read_arguments(read, tensors.packed))
+        return terms[0][: len(h)], terms[1][: len(h)]
 
     def forward_tracked(
         self,
@@ -74,8 +86,14 @@ class WholeStack:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """From a layer on, whose inputs ``h`` are, up to the first in which a test fails; see
         :func:`dlmcache_cuda.ops.track_layers_`."""
-        arguments = self._arguments(h, rows, cos_sin, cache, key_lengths)
-        return ops.track_layers_(*arguments, first_layer, **tracking, **_read_arguments(read))
+        tensors = self._tensors(self._layers[0].num_heads * cos_sin.shape[1])
+        arguments = self._arguments(tensors, h, rows, cos_sin, cache, key_lengths)
+        if tensors.packed:
+            tracking["tracked_index"] = _and_unused(tracking["tracked_index"])
+        *terms, similarities = ops.track_layers_(
+            *arguments, first_layer, **tracking, **_read_arguments(read, tensors.packed)
+        )
+        return terms[0][: len(h)], terms[1][: len(h)], similarities
 
     def forward_selected(
         self,
@@ -85,59 +103,110 @@ class WholeStack:
         cache: KVCache,
         key_lengths: KeyLengths,
         proxy_rank: int,
+        sizes: Sequence[int],
         **selection: Any,
     ) -> Tensor:
         """The embeddings ``h`` behind all layers, which compute a part of the rows; see
         :func:`dlmcache_cuda.ops.select_layers_`."""
-        arguments = self._arguments(h, rows, cos_sin, cache, key_lengths, proxy_rank)
-        return ops.select_layers_(*arguments, proxy_rank=proxy_rank, **selection)
+        heads, kv_heads = self._layers[0].num_heads, cache.k[0].shape[1]
+        queries, keys = heads * cos_sin.shape[1], (heads + kv_heads) * cos_sin.shape[1]
+        tensors = self._tensors(queries, keys, proxy_rank=proxy_rank)
+        arguments = self._arguments(tensors, h, rows, cos_sin, cache, key_lengths)
+        if tensors.packed:
+            carried = len(arguments[0])
+            sizes = [size if size < 0 else min(rounded_rows(size), carried) for size in sizes]
+        out = ops.select_layers_(*arguments, sizes=sizes, proxy_rank=proxy_rank, **selection)
+        return out[: len(h)]
 
     def _arguments(
         self,
+        tensors: _Tensors,
         h: Tensor,
         rows: RowList,
         cos_sin: Tensor,
         cache: KVCache,
         key_lengths: KeyLengths,
-        proxy_rank: int = 0,
     ) -> tuple[Any, ...]:
-        weights, biases = self._tensors(proxy_rank)
-        block = self._layers[0]
+        block, row_index = self._layers[0], rows.row_index
+        if tensors.packed:
+            h, row_index = with_unused(h), _and_unused(row_index)
         return (
-            h, weights, biases, cos_sin, rows.row_index, rows.cu_rows, key_lengths.device,
-            block.num_heads, block.eps, *cache.whole,
+            h, tensors.weights, tensors.biases, cos_sin, row_index, rows.cu_rows,
+            key_lengths.device, block.num_heads, block.eps, *cache.whole,
         )  # fmt: skip
 
-    def _tensors(self, proxy_rank: int = 0) -> _Tensors | None:
-        """None where a matrix is not plain or not small. Blocks get other weights when a proxy is
-        put below their projections."""
-        of, tensors = self._known
-        now = [layer.weights for layer in self._layers]
-        if len(of) != len(now) or any(a is not b for a, b in zip(of, now, strict=True)):
-            tensors = {}
-        if proxy_rank not in tensors:
-            tensors = {**tensors, proxy_rank: _tensors(now, proxy_rank)}
-            self._known = now, tensors
-        return tensors[proxy_rank]
+    def _tensors(self, *cuts: int, proxy_rank: int = 0) -> _Tensors | None:
+        """None where a matrix is of another kind or not small.
+
+        Args:
+            cuts: rows of the stacked projections at which products begin or end.
+            proxy_rank: rows of the proxy that stand below them.
+        """
+        wanted = (*cuts, self._layers[0].weights.qkv_rows + proxy_rank)
+        now = self._stored()
+        stored, tensors = self._known
+        tensors = tensors if _same(stored, now) else {}
+        if wanted not in tensors:
+            _cut([layer.weights.qkv for layer in self._layers], wanted)
+            cut = self._stored()
+            tensors = tensors if _same(now, cut) else {}
+            tensors = {**tensors, wanted: _tensors(cut, wanted[-1])}
+            self._known = cut, tensors
+        return tensors[wanted]
+
+    def _stored(self) -> list[Any]:
+        """Weights of every layer, then as what projections are stored: others once a proxy was put
+        below them or they were divided."""
+        weights = [layer.weights for layer in self._layers]
+        return [*weights, *(block.qkv.stored for block in weights)]
 
 
-def _read_arguments(read: ReadRows | None) -> dict[str, Tensor]:
-    return {} if read is None else {"read_places": read.places, "cu_read": read.rows.cu_rows}
+def _same(some: Sequence[object], others: Sequence[object]) -> bool:
+    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
 
 
-def _tensors(blocks: Sequence[BlockWeights], proxy_rank: int) -> _Tensors | None:
-    weights, biases = [], []
-    for block in blocks:
-        matrices = (block.qkv, block.attn_out, block.gate_up, block.ff_out)
-        if not all(isinstance(matrix, PlainLinear) for matrix in matrices):
+def _cut(projections: Sequence[Linear], rows: Iterable[int]) -> None:
+    """Divides packed ones at these rows, all of them alike."""
+    packed = [matrix for matrix in projections if isinstance(matrix, PackedLinear)]
+    edges = frozenset(rows).union(*(matrix.edges for matrix in packed))
+    for matrix in packed:
+        matrix.cut(edges)
+
+
+def _tensors(of: Sequence[Any], rows: int) -> _Tensors | None:
+    """Of what stores the weights, with the first ``rows`` rows of the stacked projections."""
+    blocks: Sequence[BlockWeights] = of[: len(of) // 2]
+    projections: Sequence[tuple[Part, ...]] = of[len(of) // 2 :]
+    weights, biases, matrices = [], [], []
+    for block, stored in zip(blocks, projections, strict=True):
+        others = [matrix.stored for matrix in (block.attn_out, block.gate_up, block.ff_out)]
+        if not stored or any(len(parts) != 1 or parts[0].bias is not None for parts in others):
             return None
-        if any(matrix.bias is not None for matrix in matrices[1:]):
-            return None
-        qkv, attn_out, gate_up, ff_out = (matrix.rows() for matrix in matrices)
-        qkv = qkv[: block.qkv_rows + proxy_rank]
-        if max(part.numel() for part in (qkv, attn_out, gate_up, ff_out)) > _LARGEST:
-            return None
-        weights += [block.attn_norm, qkv, attn_out, block.ff_norm, gate_up, ff_out]
-        if block.qkv.bias is not None:
-            biases.append(block.qkv.bias[: block.qkv_rows + proxy_rank])
-    return weights, biases
+        parts = [_first_rows(part, rows - part.first) for part in stored if part.first < rows]
+        qkv = [part.weight for part in parts]
+        attn_out, gate_up, ff_out = (parts[0].weight for parts in others)
+        matrices += [*qkv, attn_out, gate_up, ff_out]
+        weights += [block.attn_norm, *qkv, attn_out, block.ff_norm, gate_up, ff_out]
+        biases += [part.bias for part in parts if part.bias is not None]
+    if any(m.numel() > (_LARGEST_PACKED if m.is_mkldnn else _LARGEST) for m in matrices):
+        return None
+    return _Tensors(weights, biases, any(matrix.is_mkldnn for matrix in matrices))
+
+
+def _first_rows(part: Part, rows: int) -> Part:
+    """Packed parts end where they have to."""
+    if part.weight.is_mkldnn:
+        return part
+    return Part(part.first, part.weight[:rows], bias_part(part.bias, 0, rows))
+
+
+def _and_unused(index: Tensor) -> Tensor:
+    """-1 for the rows of :func:`~dlmcache_cuda.model.packed.with_unused`."""
+    return F.pad(index, (0, rounded_rows(len(index)) - len(index)), value=-1)
+
+
+def _read_arguments(read: ReadRows | None, packed: bool) -> dict[str, Tensor]:
+    if read is None:
+        return {}
+    places = _and_unused(read.places) if packed else read.places
+    return {"read_places": places, "cu_read": read.rows.cu_rows}

@@ -37,9 +37,11 @@ def forward_layers_(
         h: ``[R, W]`` embeddings of the rows, float32, float16 or bfloat16; any row stride.
         weights: six tensors for each layer, dtype of ``h``: attention norm ``[W]``, query, key and
             value projections ``[(H + 2 Hkv) D, W]``, output projection ``[W, H D]``, feed-forward
-            norm ``[W]``, gate and up projections ``[2 F, W]``, down projection ``[W, F]``.
-        biases: of the query, key and value projections, ``[(H + 2 Hkv) D]`` for each layer; empty
-            where there are none.
+            norm ``[W]``, gate and up projections ``[2 F, W]``, down projection ``[W, F]``. In place
+            of the projections there may be several tensors, as many in every layer, whose rows are
+            theirs. On CPUs matrices may be packed by ``mkldnn::_reorder_linear_weight``.
+        biases: of the query, key and value projections, ``[(H + 2 Hkv) D]`` for each layer, in as
+            many tensors; empty where there are none.
         cos_sin: ``[capacity, D]`` float32, contiguous, as in ``rope_scatter_kv_``.
         row_index: ``[R]`` int64 rows of the cache, contiguous, without repetition; -1 marks an
             unused entry, which writes nothing.

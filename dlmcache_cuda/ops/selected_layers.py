@@ -47,7 +47,9 @@ def select_layers_(
     Args:
         h: ``[R, W]`` embeddings of the rows, float32, float16 or bfloat16.
         weights, biases: as in ``forward_layers_``, but with ``proxy_rank`` more rows below the
-            query, key and value projections: those of the proxy.
+            query, key and value projections: those of the proxy. Packed ones are divided at least
+            where a product begins: at the proxy, behind the queries (``kv_rows`` 0), before the
+            values (``signal`` 2).
         cos_sin, row_index, cu_rows, kv_lens, num_heads, eps, k_cache, v_cache: as in
             ``forward_layers_``; the rows of each slot ascend.
         delta: ``[layers - first, S * capacity, W]`` in the dtype of ``h``, contiguous: what each

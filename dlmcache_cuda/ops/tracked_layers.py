@@ -53,7 +53,8 @@ def track_layers_(
     Args:
         h: ``[R, W]``, what goes into ``first_layer``.
         weights, biases, cos_sin, row_index, cu_rows, kv_lens, num_heads, eps, k_cache, v_cache: as
-            in ``forward_layers_``, of all layers; the rows of each slot ascend.
+            in ``forward_layers_``, of all layers; the rows of each slot ascend. Packed projections
+            are divided behind those of the queries at least.
         first_layer: the layer to begin with.
         inputs: ``[layers, S * capacity, W]`` in the dtype of ``h``, contiguous: what last went into
             each layer; modified.

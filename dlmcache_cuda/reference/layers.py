@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,32 @@ from dlmcache_cuda.reference.rope_cache import rope_scatter_kv_
 from dlmcache_cuda.reference.rows import gather_rows, scatter_rows_
 from dlmcache_cuda.reference.swiglu import swiglu
 
-_WEIGHTS = 6  # of a layer
+
+class LayerWeights(NamedTuple):
+    """Weights of a layer, the projections in one matrix."""
+
+    attn_norm: Tensor
+    qkv: Tensor
+    attn_out: Tensor
+    ff_norm: Tensor
+    gate_up: Tensor
+    ff_out: Tensor
+    bias: Tensor | None
+
+
+def layer_weights(
+    weights: Sequence[Tensor], biases: Sequence[Tensor], layers: int
+) -> list[LayerWeights]:
+    """Of every layer, from the lists that the operators are given; packed ones are unpacked."""
+    each = len(weights) // layers
+    parts = each - 5
+
+    def one(layer: int) -> LayerWeights:
+        own = [w.to_dense() if w.is_mkldnn else w for w in weights[each * layer :][:each]]
+        bias = torch.cat(list(biases[parts * layer :][:parts])) if len(biases) else None
+        return LayerWeights(own[0], torch.cat(own[1 : 1 + parts]), *own[1 + parts :], bias)
+
+    return [one(layer) for layer in range(layers)]
 
 
 def forward_layers_(
@@ -35,14 +61,14 @@ def forward_layers_(
     """See :func:`dlmcache_cuda.ops.forward_layers_`; float64 is accepted too."""
     capacity, head_dim = cos_sin.shape
     ff_out = None
+    of_layers = layer_weights(weights, biases, len(k_cache))
     for layer, (k, v) in enumerate(zip(k_cache, v_cache, strict=True)):
-        first = _WEIGHTS * layer
-        attn_norm, qkv, out, ff_norm, gate_up, down = weights[first : first + _WEIGHTS]
+        attn_norm, qkv, out, ff_norm, gate_up, down, bias = of_layers[layer]
         if ff_out is None:
             normed = rms_norm(h, attn_norm, eps)
         else:
             h, normed = add_rms_norm(h, ff_out, attn_norm, eps)
-        projected = F.linear(normed, qkv, biases[layer] if len(biases) else None)
+        projected = F.linear(normed, qkv, bias)
         q = rope_scatter_kv_(projected, cos_sin, row_index, capacity, num_heads, k, v)
         whole = h
         if narrows := read_places is not None and layer + 1 == len(k_cache):

@@ -11,6 +11,7 @@ from torch import Tensor
 from dlmcache_cuda.reference.attention import attention_rows
 from dlmcache_cuda.reference.delta import delta_update_
 from dlmcache_cuda.reference.drift import cosine_drift_
+from dlmcache_cuda.reference.layers import layer_weights
 from dlmcache_cuda.reference.norm import add_rms_norm, rms_norm
 from dlmcache_cuda.reference.rope_cache import rope_scatter_kv_
 from dlmcache_cuda.reference.rows import gather_rows, scatter_rows_
@@ -51,9 +52,10 @@ def select_layers_(
     values_begin = width + k_cache.shape[2] * head_dim
     end = values_begin + k_cache.shape[2] * head_dim
     every = torch.arange(len(h), device=h.device).masked_fill(row_index < 0, -1)
-    normed = rms_norm(h, weights[0], eps)
+    of_layers = layer_weights(weights, biases, layers)
+    normed = rms_norm(h, of_layers[0].attn_norm, eps)
     for layer in range(layers):
-        _, stacked, w_out, ff_norm, gate_up, down = weights[6 * layer : 6 * layer + 6]
+        _, stacked, w_out, ff_norm, gate_up, down, biased = of_layers[layer]
         k, v = k_cache[layer], v_cache[layer]
         of_layer = layer - first
         moved = v.flatten(1) if signal == VALUE else None
@@ -61,9 +63,13 @@ def select_layers_(
             moved = reference[of_layer]
 
         def project(
-            x: Tensor, begin: int, stop: int, layer: int = layer, stacked: Tensor = stacked
+            x: Tensor,
+            begin: int,
+            stop: int,
+            stacked: Tensor = stacked,
+            biased: Tensor | None = biased,
         ) -> Tensor:
-            bias = biases[layer][begin:stop] if len(biases) else None
+            bias = None if biased is None else biased[begin:stop]
             return F.linear(x, stacked[begin:stop], bias)
 
         def rotate(
@@ -109,9 +115,10 @@ def select_layers_(
         entered = h if sizes[layer] < 0 else gather_rows(h, places)
         mid, mid_normed = add_rms_norm(entered, attn_out, ff_norm, eps)
         ff_out = F.linear(swiglu(F.linear(mid_normed, gate_up)), down)
-        norm = weights[6 * (layer + 1)] if layer + 1 < layers else None
+        norm = of_layers[layer + 1].attn_norm if layer + 1 < layers else None
         if layer < first:
-            h, normed = add_rms_norm(mid, ff_out, weights[0] if norm is None else norm, eps)
+            after = of_layers[0].attn_norm if norm is None else norm
+            h, normed = add_rms_norm(mid, ff_out, after, eps)
         else:
             h, normed = delta_update_(
                 delta[of_layer], h, row_index, attn_out, ff_out, places, norm, eps, reuse_output

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dlmcache_cuda.reference.attention import attention_rows
 from dlmcache_cuda.reference.attention_mass import attention_mass
-from dlmcache_cuda.reference.layers import among_all
+from dlmcache_cuda.reference.layers import among_all, layer_weights
 from dlmcache_cuda.reference.norm import add_rms_norm, rms_norm
 from dlmcache_cuda.reference.rope_cache import rope_scatter_kv_
 from dlmcache_cuda.reference.row_list import find_rows
@@ -56,10 +56,10 @@ def track_layers_(
     tracked_places = find_rows(row_index, cu_rows, tracked_index, capacity)
     window_places = find_rows(row_index, cu_rows, window_index, capacity)
     ff_out = h.new_zeros(h.shape)
+    of_layers = layer_weights(weights, biases, len(k_cache))
     for layer in range(first_layer, len(k_cache)):
         k, v = k_cache[layer], v_cache[layer]
-        attn_norm, qkv, out, ff_norm, gate_up, down = weights[6 * layer : 6 * layer + 6]
-        bias = biases[layer] if len(biases) else None
+        attn_norm, qkv, out, ff_norm, gate_up, down, bias = of_layers[layer]
         if layer == first_layer:
             normed = rms_norm(h, attn_norm, eps)
         else:

@@ -8,6 +8,7 @@ import torch
 
 import dlmcache_cuda
 from dlmcache_cuda import ops
+from dlmcache_cuda.model import packed
 from dlmcache_cuda.model.whole_stack import WholeStack
 from dlmcache_cuda.policies.dllm import DllmConfig
 from dlmcache_cuda.policies.elastic import ElasticConfig
@@ -32,9 +33,15 @@ SELECTING = {
 PROMPTS = [list(range(5, 5 + length)) for length in (9, 4, 14)]
 
 
-@pytest.fixture(scope="module", params=["llada", "Dream"])
+@pytest.fixture(scope="module", params=["llada", "Dream", "Dream-packed"])
 def model(request):
-    return random_model(4, device="cpu", model_type=request.param, n_layers=4)
+    family, _, storage = request.param.partition("-")
+    with pytest.MonkeyPatch.context() as patch:
+        if storage:
+            if not packed.packs("cpu", torch.float32):
+                pytest.skip("this torch cannot pack matrices (no oneDNN)")
+            patch.setattr(packed, "_PACKED_FROM", 1)
+        return random_model(4, device="cpu", model_type=family, n_layers=4)
 
 
 @pytest.fixture(autouse=True)

@@ -55,8 +55,18 @@ FAMILIES = {
 }
 
 
+@pytest.fixture(params=["plain", "packed", "some-packed"])
+def storage(request, monkeypatch) -> None:
+    """How the matrices of models that are made then are stored."""
+    if request.param != "plain":
+        if not packed.packs("cpu", torch.float32):
+            pytest.skip("this torch cannot pack matrices (no oneDNN)")
+        # Inner widths are larger than others.
+        monkeypatch.setattr(packed, "_PACKED_FROM", 1 if request.param == "packed" else 5000)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_bits_of_the_blocks(family, monkeypatch, taken):
+def test_the_bits_of_the_blocks(family, monkeypatch, taken, storage):
     model = FAMILIES[family]()
     whole = passes(model)
     assert taken == [True] * 3
@@ -66,7 +76,25 @@ def test_the_bits_of_the_blocks(family, monkeypatch, taken):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_proxies_below_the_projections_change_nothing(family, taken):
+def test_divided_projections_change_nothing(family, taken, storage):
+    """Others than the operator may divide them, of some layers alone."""
+    model = FAMILIES[family]()
+    before = passes(model)
+    qkv = model.layers[-1].weights.qkv
+    width = model.config.n_heads * model.config.head_dim
+    for first, last in ((0, width), (16, 40)):
+        qkv(torch.randn(3, model.config.d_model), first, last)
+        for a, b in zip(before, passes(model), strict=True):
+            torch.testing.assert_close(a, b)
+        stored = [part.weight for layer in model.layers for part in layer.weights.qkv.stored]
+        given = model.whole_stack._tensors().weights
+        for weight in stored:
+            assert not weight.is_mkldnn or any(weight is other for other in given)
+    assert taken == [True] * 9
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_proxies_below_the_projections_change_nothing(family, taken, storage):
     model = FAMILIES[family]()
     before = passes(model)
     stack_proxies(model, 4)
@@ -97,6 +125,8 @@ def test_when_it_is_taken(monkeypatch):
     monkeypatch.undo()
     if packed.packs("cpu", torch.float32):
         monkeypatch.setattr(packed, "_PACKED_FROM", 1)
+        assert takes(random_model(3, **config))
+        monkeypatch.setattr(whole_stack, "_LARGEST_PACKED", 64 * 64)
         assert not takes(random_model(3, **config))
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn.functional import linear
+from torch.nn import functional
 
 from dlmcache_cuda import ops
 from dlmcache_cuda.ops import forward_layers_
-from dlmcache_cuda.testing.samples.layers import read_rows
+from dlmcache_cuda.testing.samples.layers import in_parts, read_rows
 
 WIDTH, HEADS, KV_HEADS, HEAD_SIZE, INNER, EPS = 48, 4, 2, 12, 80, 1e-5
 QKV = (HEADS + 2 * KV_HEADS) * HEAD_SIZE
@@ -55,6 +55,13 @@ def make_call(
     return call if read is None else call | read_rows(call["cu_rows"], read)
 
 
+def linear(x, weight, bias=None):
+    """As the matrix is stored."""
+    if weight.is_mkldnn:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return functional.linear(x, weight, bias)
+
+
 def with_own_caches(call: dict) -> dict:
     return call | {name: call[name].clone() for name in ("k_cache", "v_cache")}
 
@@ -65,11 +72,15 @@ def one_by_one(
 ):  # fmt: skip
     """The same by one call for each operator."""
     capacity, scale = len(cos_sin), k_cache.shape[-1] ** -0.5
+    each = len(weights) // len(k_cache)
+    parts = each - 5
     normed = ops.rms_norm(h, weights[0], eps)
     for layer in range(len(k_cache)):
-        _, w_qkv, w_attn_out, ff_norm, w_gate_up, w_ff_out = weights[6 * layer : 6 * layer + 6]
+        _, *w_qkv, w_attn_out, ff_norm, w_gate_up, w_ff_out = weights[each * layer :][:each]
         k, v = k_cache[layer], v_cache[layer]
-        qkv = linear(normed, w_qkv, biases[layer] if biases else None)
+        added = biases[parts * layer :][:parts] if biases else [None] * parts
+        pairs = zip(w_qkv, added, strict=True)
+        qkv = torch.cat([linear(normed, w, b) for w, b in pairs], dim=1)
         q = ops.rope_scatter_kv_(qkv, cos_sin, row_index, capacity, num_heads, k, v)
         whole = h
         if read_places is not None and layer + 1 == len(k_cache):
@@ -79,7 +90,7 @@ def one_by_one(
         h, normed = ops.add_rms_norm(h, linear(out.flatten(1), w_attn_out), ff_norm, eps)
         ff_out = linear(ops.swiglu(linear(normed, w_gate_up)), w_ff_out)
         if layer + 1 < len(k_cache):
-            h, normed = ops.add_rms_norm(h, ff_out, weights[6 * layer + 6], eps)
+            h, normed = ops.add_rms_norm(h, ff_out, weights[each * layer + each], eps)
     if read_places is None:
         return h, ff_out
     # In rows that are not read stays what went into the last layer.
@@ -124,6 +135,29 @@ def test_gives_the_bits_of_the_single_operators(layout, dtype, biases, threads):
         assert_same_bits(make_call(dtype=dtype, biases=biases, **LAYOUTS[layout]))
     finally:
         torch.set_num_threads(before)
+
+
+CUTS = {"whole": (), "queries-apart": (48,), "elsewhere": (20, 60)}
+
+
+@pytest.mark.parametrize("cuts", CUTS)
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+@pytest.mark.parametrize("biases", [False, True], ids=["plain", "biases"])
+def test_projections_in_parts_and_packed_matrices(cuts, packed, biases):
+    for layout in ("ragged", "unused", "one-layer", "no-rows", "few-read", "many-rows"):
+        call = make_call(biases=biases, **LAYOUTS[layout])
+        assert_same_bits(in_parts(call, *CUTS[cuts], packed=packed))
+
+
+def test_packed_and_plain_matrices_together():
+    call = make_call(biases=True, dtype=torch.bfloat16, read=((1, 4), (), (0,)))
+    packed = in_parts(call, packed=True)["weights"]
+    for chosen in ((1,), (2, 4), (5,)):
+        weights = [
+            mine if place % 6 in chosen else plain
+            for place, (mine, plain) in enumerate(zip(packed, call["weights"], strict=True))
+        ]
+        assert_same_bits(call | {"weights": weights})
 
 
 def test_slices_of_wider_tensors(device):
@@ -207,14 +241,17 @@ def test_of_rows_that_are_not_read_there_are_keys_and_values(device):
             {name: lambda t: t[..., :11] for name in ("k_cache", "v_cache", "cos_sin")},
             r"the head size \(last dimension of k_cache\) must be even, got 11",
         ),
-        ({"weights": lambda w: w[1:]}, "weights must be six tensors for each of the 3 .* got 17"),
+        (
+            {"weights": lambda w: w[1:]},
+            "weights must be six tensors or more for each of the 3 .* got 17",
+        ),
         (
             {"k_cache": lambda t: t[:0], "v_cache": lambda t: t[:0], "weights": lambda w: []},
-            "weights must be six tensors for each of the 0 layers of k_cache, got 0",
+            "weights must be six tensors or more for each of the 0 layers of k_cache, .* got 0",
         ),
         (
             {"biases": lambda b: b[1:]},
-            "biases must be empty or one tensor for each of the 3 layers of k_cache, got 2",
+            "biases must be empty or 1 for each of the 3 layers of k_cache, got 2",
         ),
         (changed("weights", 4, lambda t: t[0]), r"weights\[4\] must have shape \[\*, 48\], got"),
         (
@@ -274,7 +311,35 @@ def test_of_rows_that_are_not_read_there_are_keys_and_values(device):
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_written(changes, message):
-    call = make_call(biases=True, read=((1, 4), (), (1,)))
+    assert_refused(make_call(biases=True, read=((1, 4), (), (1,))), changes, message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            changed("weights", 2, lambda t: t[1:]),
+            r"weights\[1\] to weights\[2\] must have 96 rows ",
+        ),
+        (
+            changed("weights", 8, lambda t: t[1:]),
+            r"weights\[8\] must have shape \[48, 48\], got \[47",
+        ),
+        (changed("weights", 9, lambda t: t[:, 1:]), r"weights\[9\] must have shape \[48, 48\], g"),
+        (changed("weights", 9, lambda t: t.half()), r"weights\[9\] must be Float, got Half"),
+        (changed("weights", 5, lambda t: t[1:]), r"weights\[5\] must have an even number of rows"),
+        (changed("biases", 3, lambda t: t[1:]), r"biases\[3\] must have shape \[48\], got \[47\]"),
+        (
+            {"biases": lambda b: b[1:]},
+            "biases must be empty or 2 for each of the 3 layers of k_cache, got 5",
+        ),
+    ],
+)
+def test_wrong_parts_are_refused_before_anything_is_written(changes, message):
+    assert_refused(in_parts(make_call(biases=True), 48), changes, message)
+
+
+def assert_refused(call: dict, changes: dict, message: str) -> None:
     call |= {name: change(call[name]) for name, change in changes.items()}
     before = with_own_caches(call)
     with pytest.raises(RuntimeError, match=f"forward_layers_: .*{message}"):

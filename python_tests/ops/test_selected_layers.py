@@ -8,7 +8,7 @@ import torch
 from dlmcache_cuda import ops
 from dlmcache_cuda.ops import select_layers_
 from dlmcache_cuda.reference import selected_layers as twin
-from dlmcache_cuda.testing.samples.layers import CAPACITY
+from dlmcache_cuda.testing.samples.layers import CAPACITY, in_parts
 from dlmcache_cuda.testing.samples.selected_layers import CALLS, NOTHING, VALUE, selected_call
 
 WRITTEN = ("k_cache", "v_cache", "delta", "reference")
@@ -45,6 +45,40 @@ def test_gives_the_bits_of_the_single_operators(name, dtype, one_by_one):
     pairs += [(call[n], alone[n]) for n in WRITTEN]
     for number, (result, expected) in enumerate(pairs):
         assert torch.equal(result, expected), f"output {number}"
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+@pytest.mark.parametrize("name", CALLS)
+def test_projections_in_parts_and_packed_matrices(name, packed):
+    whole = selected_call(**CALLS[name])
+    heads, kv_heads, size = whole["num_heads"], *whole["k_cache"].shape[2:]
+    cuts = [count * size for count in (heads, heads + kv_heads, heads + 2 * kv_heads)]
+    cuts = cuts if whole["proxy_rank"] else cuts[:-1]
+    call = in_parts(with_own_buffers(whole), *cuts, packed=packed)
+    pairs = [(select_layers_(**call), select_layers_(**whole))]
+    pairs += [(call[n], whole[n]) for n in WRITTEN]
+    for result, expected in pairs:
+        torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "cuts", "row"),
+    [
+        ({}, (24,), 72),
+        ({}, (72,), 24),
+        ({"kv_rows": 1}, (24,), 72),
+        ({"signal": VALUE, "kv_rows": 2}, (24,), 48),
+        ({"signal": VALUE}, (48,), 24),
+        ({"signal": NOTHING}, (), 24),
+    ],
+)
+def test_packed_projections_must_be_divided_where_products_begin(settings, cuts, row):
+    call = in_parts(selected_call(**settings), *cuts, packed=True)
+    before = with_own_buffers(call)
+    with pytest.raises(RuntimeError, match=rf"weights\[\d\] is packed .* divided at row {row}"):
+        select_layers_(**call)
+    for name in WRITTEN:
+        assert torch.equal(call[name], before[name])
 
 
 def test_forced_rows_come_first():

@@ -8,6 +8,7 @@ from torch.nn.functional import linear
 
 from dlmcache_cuda import ops
 from dlmcache_cuda.ops import track_layers_
+from dlmcache_cuda.testing.samples.layers import in_parts
 from dlmcache_cuda.testing.samples.tracked_layers import CALLS, tracked_call
 
 WRITTEN = ("k_cache", "v_cache", "inputs", "found")
@@ -87,6 +88,28 @@ def test_gives_the_bits_of_the_single_operators(name, dtype):
     pairs = [*zip(results, expected, strict=True), *((call[n], alone[n]) for n in WRITTEN)]
     for number, (result, expected_) in enumerate(pairs):
         assert torch.equal(result, expected_), f"output {number}"
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+@pytest.mark.parametrize("name", CALLS)
+def test_projections_in_parts_and_packed_matrices(name, packed):
+    whole = tracked_call(**CALLS[name])
+    queries = whole["num_heads"] * whole["cos_sin"].shape[1]
+    call = in_parts(with_own_buffers(whole), queries, packed=packed)
+    pairs = [*zip(track_layers_(**call), track_layers_(**whole), strict=True)]
+    pairs += [(call[n], whole[n]) for n in WRITTEN]
+    for result, expected in pairs:
+        torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_packed_projections_must_be_divided_behind_the_queries():
+    for cuts in ((), (30,)):
+        call = in_parts(tracked_call(), *cuts, packed=True)
+        before = with_own_buffers(call)
+        with pytest.raises(RuntimeError, match=r"track_layers_: weights\[1\] is packed .* row 24"):
+            track_layers_(**call)
+        for name in WRITTEN:
+            assert torch.equal(call[name], before[name])
 
 
 def test_ends_behind_the_first_layer_whose_test_fails():

@@ -6,6 +6,7 @@ Values are scaled so that what rounding does in one layer is not blown up by the
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -78,6 +79,28 @@ def read_rows(cu_rows: torch.Tensor, read: Sequence[Sequence[int]]) -> dict[str,
     }
 
 
+def in_parts(call: dict[str, Any], *cuts: int, packed: bool = False) -> dict[str, Any]:
+    """The same call with the projections divided at these rows.
+
+    Args:
+        cuts: rows, ascending.
+        packed: all matrices in the order in which oneDNN reads them.
+    """
+    weights, biases, layers = [], [], len(call["k_cache"])
+    for layer in range(layers):
+        attn_norm, qkv, *others = call["weights"][6 * layer : 6 * layer + 6]
+        weights += [attn_norm, *qkv.tensor_split(cuts), *others]
+        if call["biases"]:
+            biases += call["biases"][layer].tensor_split(cuts)
+    if packed:
+        weights = [w if w.dim() == 1 else _packed(w) for w in weights]
+    return call | {"weights": weights, "biases": biases}
+
+
+def _packed(weight: torch.Tensor) -> torch.Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+
+
 def samples(device: str = "cpu") -> Iterator[Sample]:
     for dtype in DTYPES:
         for name, changes in (
@@ -90,6 +113,9 @@ def samples(device: str = "cpu") -> Iterator[Sample]:
             yield Sample("forward_layers_", f"{dtype}-{name}", tuple(call.values()))
     call = layers_call(layers=3, bias=True, device=device)
     yield Sample("forward_layers_", "three", tuple(call.values()))
+    for name, cuts in (("queries-apart", (24,)), ("in-three", (30, 50))):
+        parts = in_parts(call, *cuts)
+        yield Sample("forward_layers_", name, tuple(parts.values()))
     call = layers_call(ranges=((0, 0), (4, 4)), device=device)
     yield Sample("forward_layers_", "no-rows", tuple(call.values()))
     call = layers_call(device=device)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from dlmcache_cuda.testing.samples import Sample
-from dlmcache_cuda.testing.samples.layers import CAPACITY, WIDTH, layers_call
+from dlmcache_cuda.testing.samples.layers import CAPACITY, WIDTH, in_parts, layers_call
 
 NOTHING, PROXY, VALUE = range(3)  # signal
 CARRIED, SELECTED, VALUES = range(3)  # kv_rows
@@ -82,6 +82,8 @@ def samples(device: str = "cpu") -> Iterator[Sample]:
     for name, changes in CALLS.items():
         call = selected_call(device=device, **changes)
         yield Sample("select_layers_", name, tuple(call.values()))
+    call = in_parts(selected_call(bias=True, device=device), 24, 72)
+    yield Sample("select_layers_", "in-three", tuple(call.values()))
     for dtype in (torch.bfloat16, torch.float16):
         # All rows are chosen: which drift is larger is not for rounding to decide.
         call = selected_call(dtype, numbers=((5, 3), (5, 3)), sizes=(-1, 8), device=device)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from dlmcache_cuda.testing.samples import Sample
-from dlmcache_cuda.testing.samples.layers import CAPACITY, WIDTH, layers_call, read_rows
+from dlmcache_cuda.testing.samples.layers import CAPACITY, WIDTH, in_parts, layers_call, read_rows
 
 
 def tracked_call(
@@ -70,6 +70,8 @@ def samples(device: str = "cpu") -> Iterator[Sample]:
     for name, changes in CALLS.items():
         call = tracked_call(device=device, **changes)
         yield Sample("track_layers_", name, tuple(call.values()))
+    call = in_parts(tracked_call(layers=2, bias=True, device=device), 24)
+    yield Sample("track_layers_", "queries-apart", tuple(call.values()))
     for dtype in (torch.bfloat16, torch.float16):
         call = tracked_call(dtype, window=((), ()), device=device)
         yield Sample("track_layers_", f"{dtype}", tuple(call.values()))

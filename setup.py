@@ -40,6 +40,13 @@ DEFAULT_ARCHS = ("80", "90", "100")
 CPU_ARCHS = {"baseline": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
     CPU_ARCHS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
+    # Of loops that write as much as they compute (DLMCACHE_DISPATCH_CPU_BF16), in vectors as wide
+    # as AVX2's.
+    CPU_ARCHS["avx512_bf16"] = [
+        *CPU_ARCHS["avx2"], "-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mavx512bf16",
+        "-mprefer-vector-width=256",
+    ]  # fmt: skip
+BF16_FILES = ("delta", "norm", "rope_cache", "swiglu")
 
 
 def find_cuda_home() -> tuple[Path | None, str]:
@@ -164,6 +171,8 @@ class Build(BuildExtension):
         for arch, flags in {"": [], **CPU_ARCHS}.items():
             for source in sorted((CSRC / "cpu").glob("*.cpp")):
                 if source.stem.startswith("dispatch") != (arch == ""):
+                    continue
+                if arch == "avx512_bf16" and source.stem not in BF16_FILES:
                     continue
                 target = out / f"{source.stem}{'.' + arch if arch else ''}.cpu.o"
                 define = [f"-DDLMCACHE_CPU_ARCH={arch}"] if arch else []

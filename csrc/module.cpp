@@ -13,7 +13,7 @@ PYBIND11_MODULE(_C, m) {
       "JSON text: what this binary was built from and for (torch, compiler, CUDA toolkit, architectures, reason).");
   m.def(
       "cpu_arch", [] { return dlmcache::cpu::active_arch(); },
-      "Instruction set of the CPU loops in use: 'avx2' or 'baseline'.");
+      "Instruction set of the CPU loops in use: 'avx512_bf16', 'avx2' or 'baseline'.");
   m.def(
       "nvtx_enabled", [] { return dlmcache::ops::nvtx_enabled; },
       "Whether NVTX ranges are emitted: built with nvtx3, and DLMCACHE_NVTX=1 when this module was loaded.");

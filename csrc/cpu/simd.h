@@ -66,6 +66,14 @@ inline FloatVec load(const Half* source) {
 
 inline void store(float* destination, FloatVec v) { memcpy(destination, &v, sizeof(v)); }
 
+#ifdef __AVX512BF16__
+// One instruction in place of eight; it makes zeros of numbers below 2^-126 (1.2e-38), as oneDNN's products do.
+inline __m128i to_bfloat16(FloatVec v) { return (__m128i)_mm256_cvtneps_pbh(reinterpret_cast<__m256>(v)); }
+
+inline void store(BFloat16* destination, FloatVec v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(destination), to_bfloat16(v));
+}
+#else
 inline void store(BFloat16* destination, FloatVec v) {
   UintVec bits;
   memcpy(&bits, &v, sizeof(bits));
@@ -81,6 +89,7 @@ inline void store(BFloat16* destination, FloatVec v) {
   memcpy(destination, &narrow, sizeof(narrow));
 #endif
 }
+#endif
 
 inline void store(Half* destination, FloatVec v) {
 #if defined(__F16C__) && defined(__AVX2__)
@@ -105,12 +114,16 @@ inline FloatVec round_to(FloatVec v) {
 
 template <>
 inline FloatVec round_to<BFloat16>(FloatVec v) {
+#ifdef __AVX512BF16__
+  return reinterpret_cast<FloatVec>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(to_bfloat16(v)), 16));
+#else
   UintVec bits;
   memcpy(&bits, &v, sizeof(bits));
   const UintVec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
   FloatVec result;
   memcpy(&result, &rounded, sizeof(result));
   return v == v ? result : v;
+#endif
 }
 
 inline float sum(FloatVec v) {

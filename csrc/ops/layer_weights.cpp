@@ -83,9 +83,7 @@ bool LayerWeights::cut_at(int64_t row) const {
   return end == row;
 }
 
-const Tensor& LayerWeights::get(int64_t layer, LayerWeight which) const {
-  return weights_[place(layer, which)];
-}
+const Tensor& LayerWeights::get(int64_t layer, LayerWeight which) const { return weights_[place(layer, which)]; }
 
 std::string LayerWeights::name(int64_t layer, LayerWeight which) const {
   return "weights[" + std::to_string(place(layer, which)) + "]";

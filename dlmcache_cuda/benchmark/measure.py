@@ -22,7 +22,6 @@ from dlmcache_cuda.decoding.arguments import (
 )
 from dlmcache_cuda.decoding.decoder import SlotDecoder
 from dlmcache_cuda.decoding.defaults import decode_defaults
-from dlmcache_cuda.decoding.memory import slot_capacity
 from dlmcache_cuda.policies import CachePolicy, make_policy
 
 
@@ -108,13 +107,12 @@ def check_row(model: Any, row: Row, trace: bool = False) -> tuple[CachePolicy, D
 def make_decoder(model: Any, row: Row, prompts: Prompts, trace: bool = False) -> SlotDecoder:
     """What ``dlmcache_cuda.decode`` would make for the row."""
     policy, settings = check_row(model, row, trace)
-    longest = max(ids.numel() for ids in prompts.ids)
-    return SlotDecoder(
+    return SlotDecoder.fitting(
         model,
         policy,
         settings,
         num_slots=check_batch_size(row.workload.batch_size, len(prompts.ids)),
-        capacity=slot_capacity(longest + settings.gen_length),
+        lengths=[ids.numel() + settings.gen_length for ids in prompts.ids],
     )
 
 

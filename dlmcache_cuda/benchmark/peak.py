@@ -59,7 +59,7 @@ def _measure(row: Row, out: Path, dtype: str | None) -> dict[str, Any]:
     from dlmcache_cuda.benchmark.models import ModelSpec
     from dlmcache_cuda.benchmark.prompts import make_prompts
     from dlmcache_cuda.benchmark.runner import Subject
-    from dlmcache_cuda.model.freed_memory import give_back
+    from dlmcache_cuda.freed_memory import give_back
 
     spec = ModelSpec.parse(row.workload.model)
     _warm_up(row)

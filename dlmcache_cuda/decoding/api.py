@@ -17,7 +17,6 @@ from dlmcache_cuda.decoding.arguments import (
 from dlmcache_cuda.decoding.canvases import split_canvases, split_prompts
 from dlmcache_cuda.decoding.decoder import SlotDecoder
 from dlmcache_cuda.decoding.events import StepEvent
-from dlmcache_cuda.decoding.memory import check_memory, predict, slot_capacity
 from dlmcache_cuda.decoding.output import DecodedSequence, DecodeOutput, DecodeStats
 from dlmcache_cuda.decoding.prompt_embeds import check_prompt_embeds, embedded_prompts
 from dlmcache_cuda.decoding.streamers import StreamerFeed
@@ -189,15 +188,8 @@ def decode(
     if feed is not None:
         settings = feed.attach(settings, len(split))
     lengths = [region.end for _, region in split]
-    needed = predict(model, policy, settings, num_slots, lengths=lengths, embeds=embeds is not None)
-    check_memory(model, needed)
-    decoder = SlotDecoder(
-        model,
-        policy,
-        settings,
-        num_slots=num_slots,
-        capacity=slot_capacity(max(lengths)),
-        embeds=embeds is not None,
+    decoder = SlotDecoder.fitting(
+        model, policy, settings, num_slots=num_slots, lengths=lengths, embeds=embeds is not None
     )
     if feed is not None:
         feed.put_prompt(split[0][0])

@@ -12,6 +12,7 @@ from dlmcache_cuda.decoding.arguments import DecodeSettings
 from dlmcache_cuda.decoding.canvas import Canvas
 from dlmcache_cuda.decoding.events import SequenceUpdate, StepEvent
 from dlmcache_cuda.decoding.graphs import StepGraphs
+from dlmcache_cuda.decoding.memory import check_memory, predict, slot_capacity
 from dlmcache_cuda.decoding.orders import draw_orders
 from dlmcache_cuda.decoding.output import DecodedSequence
 from dlmcache_cuda.decoding.phases import PhaseTimer
@@ -23,6 +24,7 @@ from dlmcache_cuda.decoding.step_outcome import StepOutcome
 from dlmcache_cuda.decoding.step_planner import StepPlanner
 from dlmcache_cuda.decoding.step_program import StepOutput, StepProgram
 from dlmcache_cuda.decoding.trace import SequenceTrace
+from dlmcache_cuda.freed_memory import ResidentBound
 from dlmcache_cuda.model import Llada
 from dlmcache_cuda.policies import (
     CachePolicy,
@@ -58,6 +60,7 @@ class SlotDecoder:
         capacity: int,
         embeds: bool = False,
     ) -> None:
+        self._bound: ResidentBound | None = None
         self.model = model
         self.policy = policy
         self.settings = settings
@@ -106,6 +109,34 @@ class SlotDecoder:
         self.end_ids = torch.tensor(model.end_token_ids, dtype=torch.int64, device=device)
         self.suppress_ids = _id_tensor(self.sampler.suppress_ids, device)
         self.confidence_suppress_ids = _id_tensor(self.sampler.confidence_suppress_ids, device)
+
+    @classmethod
+    def fitting(
+        cls,
+        model: Llada,
+        policy: CachePolicy,
+        settings: DecodeSettings,
+        *,
+        num_slots: int,
+        lengths: Sequence[int],
+        embeds: bool = False,
+    ) -> SlotDecoder:
+        """One for canvases of these lengths, which on a CPU keeps the process near the memory that
+        was predicted.
+
+        Raises:
+            MemoryError: the model's device has less memory available than that.
+        """
+        needed = predict(model, policy, settings, num_slots, lengths=lengths, embeds=embeds)
+        check_memory(model, needed)
+        on_cpu = model.device.type == "cpu"
+        bound = ResidentBound(needed.needed, needed.total) if on_cpu else None
+        capacity = slot_capacity(max(lengths))
+        decoder = cls(
+            model, policy, settings, num_slots=num_slots, capacity=capacity, embeds=embeds
+        )
+        decoder._bound = bound
+        return decoder
 
     @property
     def idle(self) -> bool:
@@ -187,6 +218,8 @@ class SlotDecoder:
             rest = self._run_again(*of_slots(step, plan, wrong), boundary=boundary, before=before)
             outcome.add(rest, wrong)
         self.forwards += 1
+        if self._bound is not None:
+            self._bound.look()
         return self._advance(plan, outcome)
 
     def _attempt(

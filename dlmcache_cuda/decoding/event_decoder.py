@@ -10,7 +10,6 @@ from torch import Tensor
 from dlmcache_cuda.decoding.arguments import DecodeSettings
 from dlmcache_cuda.decoding.decoder import SlotDecoder
 from dlmcache_cuda.decoding.events import StepEvent
-from dlmcache_cuda.decoding.memory import check_memory, predict, slot_capacity
 from dlmcache_cuda.decoding.regions import Region
 from dlmcache_cuda.decoding.stream_event import StreamEvent
 from dlmcache_cuda.model import Llada
@@ -52,16 +51,8 @@ class EventDecoder:
         # caches until the garbage collector comes.
         self._events: list[StepEvent] = []
         settings = replace(settings, callback=self._events.append, drafts=drafts)
-        check_memory(
-            model, predict(model, policy, settings, num_slots, lengths=lengths, embeds=embeds)
-        )
-        self.slots = SlotDecoder(
-            model,
-            policy,
-            settings,
-            num_slots=num_slots,
-            capacity=slot_capacity(max(lengths)),
-            embeds=embeds,
+        self.slots = SlotDecoder.fitting(
+            model, policy, settings, num_slots=num_slots, lengths=lengths, embeds=embeds
         )
         self._model = model
         self._text_ends: dict[int, int] = {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from dlmcache_cuda.model import LladaConfig
 from dlmcache_cuda.model.attention import DENSE_FROM
-from dlmcache_cuda.model.block import CPU_FEED_FORWARD_ROWS
+from dlmcache_cuda.model.block import CPU_ROWS_AT_ONCE
 from dlmcache_cuda.model.ranking import TILE_LOGITS
 from dlmcache_cuda.policies import StackSpec
 from dlmcache_cuda.samplers.sampler import Sampler
@@ -54,15 +54,16 @@ def network_bytes(sizes: Sizes, spec: StackSpec, predicted: int) -> int:
     # In widths of the residual stream, for each row: what a layer holds from its beginning to its
     # end, and then the most that its parts add to that.
     held, extra = 2, 0  # h, normed
-    project = 2 * width + 2 * kv_width  # q; queries, keys and values
     attend = 3 * width  # q, what attention returns, its projection
-    # a, h + a, normed; of many rows what the parts give, and of a part gate and up, their product
-    # and what it gives.
-    feed_forward = 3 * width
-    part = sizes.rows
-    if not sizes.on_cuda and part > CPU_FEED_FORWARD_ROWS:
-        feed_forward, part = feed_forward + width, CPU_FEED_FORWARD_ROWS
-    inside = part * (3 * inner + (width if part < sizes.rows else 0))
+    # Of many rows what the parts give, and what a part gives before it is copied there.
+    part = sizes.rows if sizes.on_cuda else min(sizes.rows, CPU_ROWS_AT_ONCE)
+    whole, copied = (width, width) if part < sizes.rows else (0, 0)
+    # Of a part queries, keys and values, and q; whole: the keys too where selection may choose.
+    project, projected = whole, part * (2 * width + 2 * kv_width)
+    if spec.selection:
+        project, projected = 2 * width + 2 * kv_width, 0
+    # a, h + a, normed; of a part gate and up, their product and what it gives.
+    feed_forward, inside = 3 * width + whole, part * (3 * inner + copied)
     if not spec.plain:
         if spec.tracking:
             held, extra = 3, kv_width  # and h of the layer below; the keys before
@@ -71,7 +72,9 @@ def network_bytes(sizes: Sizes, spec: StackSpec, predicted: int) -> int:
             # a, f, q, the rows behind the layer and their norm; chosen and h + a are gone.
             attend = max(attend, 5 * width)
     numbers = sizes.rows * (held * width + extra)
-    numbers += max(sizes.rows * max(project, attend), sizes.rows * feed_forward + inside)
+    numbers += max(
+        sizes.rows * project + projected, sizes.rows * attend, sizes.rows * feed_forward + inside
+    )
     if spec.tracking:
         # Queries of the tracked rows, before and after, and their inputs.
         slots = sizes.entries // max(1, sizes.longest)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -12,9 +14,9 @@ from dlmcache_cuda.model.config import LladaConfig
 from dlmcache_cuda.model.read_rows import ReadRows
 from dlmcache_cuda.model.weights import BlockWeights
 
-#: On a CPU the feed-forward network, which is wide, takes so many rows at a time: refreshes of many
-#: sequences then need a fraction of the memory and no more time.
-CPU_FEED_FORWARD_ROWS = 1024
+#: On a CPU projections and the feed-forward network, wider than the residual stream, take so many
+#: rows at a time: refreshes of many sequences then need a fraction of the memory and no more time.
+CPU_ROWS_AT_ONCE = 512
 
 
 class LladaBlock:
@@ -69,6 +71,16 @@ class LladaBlock:
         Returns:
             ``[R, H, D]``.
         """
+        if not _in_parts(normed):
+            return self._project_qkv(normed, row_index, cos_sin, k_cache, v_cache)
+        q = normed.new_empty((len(normed), self.num_heads, cos_sin.shape[1]))
+        for of_normed, index, place in _parts(normed, row_index, q):
+            place.copy_(self._project_qkv(of_normed, index, cos_sin, k_cache, v_cache))
+        return q
+
+    def _project_qkv(
+        self, normed: Tensor, row_index: Tensor, cos_sin: Tensor, k_cache: Tensor, v_cache: Tensor
+    ) -> Tensor:
         return self.rotate(
             self.project(normed), row_index, cos_sin, k_cache, v_cache, self.num_heads
         )
@@ -114,19 +126,15 @@ class LladaBlock:
         """``h + attn_out [R, W]``, and what the feed-forward network adds to it: norm, SwiGLU and
         down projection ``[R, W]``."""
         h, normed = ops.add_rms_norm(h, attn_out, self.weights.ff_norm, self.eps)
-        if normed.is_cpu and len(normed) > CPU_FEED_FORWARD_ROWS:
-            return h, self._feed_forward_in_parts(normed)
-        return h, self._feed_forward(normed)
+        if not _in_parts(normed):
+            return h, self._feed_forward(normed)
+        out = torch.empty_like(normed)
+        for of_normed, place in _parts(normed, out):
+            place.copy_(self._feed_forward(of_normed))
+        return h, out
 
     def _feed_forward(self, normed: Tensor) -> Tensor:
         return self.weights.ff_out(ops.swiglu(self.weights.gate_up(normed)))
-
-    def _feed_forward_in_parts(self, normed: Tensor) -> Tensor:
-        out = torch.empty_like(normed)
-        parts = (tensor.split(CPU_FEED_FORWARD_ROWS) for tensor in (normed, out))
-        for part, place in zip(*parts, strict=True):
-            place.copy_(self._feed_forward(part))
-        return out
 
     def forward(
         self,
@@ -168,3 +176,11 @@ class LladaBlock:
     def add(self, h: Tensor, ff_out: Tensor) -> tuple[Tensor, Tensor]:
         """``h + ff_out`` of the block before, and its :meth:`normed`."""
         return ops.add_rms_norm(h, ff_out, self.weights.attn_norm, self.eps)
+
+
+def _in_parts(rows: Tensor) -> bool:
+    return rows.is_cpu and len(rows) > CPU_ROWS_AT_ONCE
+
+
+def _parts(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    return zip(*(tensor.split(CPU_ROWS_AT_ONCE) for tensor in tensors), strict=True)

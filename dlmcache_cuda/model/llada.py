@@ -228,6 +228,7 @@ class Llada:
                 h, ff_out = block.forward(h, normed, rows, cos_sin, k_cache, v_cache, lengths)
                 if number < last:
                     h, normed = self.layers[number + 1].add(h, ff_out)
+                    del ff_out  # not held through the next block
         return h + ff_out
 
     def normed(self, hidden: Tensor, places: Tensor | None = None) -> Tensor:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from dlmcache_cuda.freed_memory import give_back
 from dlmcache_cuda.model.config import LladaConfig
 from dlmcache_cuda.model.direction_file import (
     Directions,
@@ -28,7 +29,6 @@ from dlmcache_cuda.model.direction_file import (
     tensor_bytes,
     write_directions,
 )
-from dlmcache_cuda.model.freed_memory import give_back
 from dlmcache_cuda.model.llada import Llada
 
 # A decomposition costs the same whatever is kept of it; this much serves all published settings.

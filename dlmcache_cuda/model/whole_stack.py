@@ -20,7 +20,9 @@ from dlmcache_cuda.model.read_rows import ReadRows
 from dlmcache_cuda.model.weights import BlockWeights
 
 # With more rows the arithmetic outweighs everything else, and all buffers at once would be large.
+# Packed matrices are wider, so there are fewer of them.
 _MOST_ROWS = 1024
+_MOST_ROWS_PACKED = 256
 
 # Nor are larger matrices worth it: starting a product is nothing beside computing it. Packed ones
 # are read once for every product, which then takes less time than what stands around it.
@@ -50,13 +52,12 @@ class WholeStack:
     def takes(self, rows: RowList, cache: KVCache, key_lengths: KeyLengths) -> bool:
         """Whether these rows may go through it: few, on a CPU, by small matrices alone, none of
         them fp8, and no rows by dense attention."""
-        return (
-            rows.max_rows <= _MOST_ROWS
-            and cache.whole is not None
-            and rows.row_index.is_cpu
-            and self._tensors() is not None
-            and not takes_dense(rows, key_lengths)
-        )
+        if rows.max_rows > _MOST_ROWS or cache.whole is None or not rows.row_index.is_cpu:
+            return False
+        tensors = self._tensors()
+        if tensors is None or (tensors.packed and rows.max_rows > _MOST_ROWS_PACKED):
+            return False
+        return not takes_dense(rows, key_lengths)
 
     def forward(
         self,

@@ -94,12 +94,21 @@ def test_models_decode_the_same_packed_and_plain(monkeypatch, cache):
 
 
 @pytest.mark.parametrize("packed_from", [1, 2**40])
-def test_feed_forward_in_parts(monkeypatch, packed_from):
+def test_blocks_in_parts(monkeypatch, packed_from):
     monkeypatch.setattr(packed, "_PACKED_FROM", packed_from)
-    block = random_model(device="cpu", d_model=48, mlp_hidden_size=96).layers[0]
+    model = random_model(device="cpu", d_model=48, mlp_hidden_size=96)
+    block, cos_sin = model.layers[0], model.cos_sin(80)
     h, attn_out = torch.randn(2, 70, 48)
-    expected = block.feed_forward(h, attn_out)
+    row_index = torch.randperm(80)[:70]
+    row_index[[3, 69]] = -1
+
+    def outs():
+        cache = model.new_cache(1, 80)
+        q = block.project_qkv(h, row_index, cos_sin, cache.k[0], cache.v[0])
+        return q, *cache.whole, *block.feed_forward(h, attn_out)
+
+    expected = outs()
     for most in (1, 7, 35, 69, 70):
-        monkeypatch.setattr(block_module, "CPU_FEED_FORWARD_ROWS", most)
-        for got, wanted in zip(block.feed_forward(h, attn_out), expected, strict=True):
+        monkeypatch.setattr(block_module, "CPU_ROWS_AT_ONCE", most)
+        for got, wanted in zip(outs(), expected, strict=True):
             torch.testing.assert_close(got, wanted)

@@ -46,6 +46,7 @@ class SlotDecoder:
         num_slots: sequences in flight.
         capacity: positions of a slot: the longest canvas, a prompt plus ``gen_length``.
         embeds: prompts may be given as embeddings, for which buffers are kept.
+        bound: what the process is kept near, between two steps.
 
     All state is in the object: decoders on different threads may share a model.
     """
@@ -59,8 +60,9 @@ class SlotDecoder:
         num_slots: int,
         capacity: int,
         embeds: bool = False,
+        bound: ResidentBound | None = None,
     ) -> None:
-        self._bound: ResidentBound | None = None
+        self._bound = bound
         self.model = model
         self.policy = policy
         self.settings = settings
@@ -130,13 +132,15 @@ class SlotDecoder:
         needed = predict(model, policy, settings, num_slots, lengths=lengths, embeds=embeds)
         check_memory(model, needed)
         on_cpu = model.device.type == "cpu"
-        bound = ResidentBound(needed.needed, needed.total) if on_cpu else None
-        capacity = slot_capacity(max(lengths))
-        decoder = cls(
-            model, policy, settings, num_slots=num_slots, capacity=capacity, embeds=embeds
+        return cls(
+            model,
+            policy,
+            settings,
+            num_slots=num_slots,
+            capacity=slot_capacity(max(lengths)),
+            embeds=embeds,
+            bound=ResidentBound(needed.needed, needed.total) if on_cpu else None,
         )
-        decoder._bound = bound
-        return decoder
 
     @property
     def idle(self) -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from dlmcache_cuda import ops
@@ -71,19 +70,12 @@ class LladaBlock:
         Returns:
             ``[R, H, D]``.
         """
-        if not _in_parts(normed):
-            return self._project_qkv(normed, row_index, cos_sin, k_cache, v_cache)
-        q = normed.new_empty((len(normed), self.num_heads, cos_sin.shape[1]))
-        for of_normed, index, place in _parts(normed, row_index, q):
-            place.copy_(self._project_qkv(of_normed, index, cos_sin, k_cache, v_cache))
-        return q
 
-    def _project_qkv(
-        self, normed: Tensor, row_index: Tensor, cos_sin: Tensor, k_cache: Tensor, v_cache: Tensor
-    ) -> Tensor:
-        return self.rotate(
-            self.project(normed), row_index, cos_sin, k_cache, v_cache, self.num_heads
-        )
+        def project(normed: Tensor, row_index: Tensor) -> Tensor:
+            qkv = self.project(normed)
+            return self.rotate(qkv, row_index, cos_sin, k_cache, v_cache, self.num_heads)
+
+        return _by_parts(project, normed, row_index)
 
     def project_q(
         self, normed: Tensor, row_index: Tensor, cos_sin: Tensor, k_cache: Tensor
@@ -126,12 +118,7 @@ class LladaBlock:
         """``h + attn_out [R, W]``, and what the feed-forward network adds to it: norm, SwiGLU and
         down projection ``[R, W]``."""
         h, normed = ops.add_rms_norm(h, attn_out, self.weights.ff_norm, self.eps)
-        if not _in_parts(normed):
-            return h, self._feed_forward(normed)
-        out = torch.empty_like(normed)
-        for of_normed, place in _parts(normed, out):
-            place.copy_(self._feed_forward(of_normed))
-        return h, out
+        return h, _by_parts(self._feed_forward, normed)
 
     def _feed_forward(self, normed: Tensor) -> Tensor:
         return self.weights.ff_out(ops.swiglu(self.weights.gate_up(normed)))
@@ -178,9 +165,18 @@ class LladaBlock:
         return ops.add_rms_norm(h, ff_out, self.weights.attn_norm, self.eps)
 
 
-def _in_parts(rows: Tensor) -> bool:
-    return rows.is_cpu and len(rows) > CPU_ROWS_AT_ONCE
-
-
-def _parts(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
-    return zip(*(tensor.split(CPU_ROWS_AT_ONCE) for tensor in tensors), strict=True)
+def _by_parts(compute: Callable[..., Tensor], *rows: Tensor) -> Tensor:
+    """What ``compute`` makes of tensors that all have something for each row; on a CPU of so many
+    rows at a time."""
+    num_rows = len(rows[0])
+    if not rows[0].is_cpu or num_rows <= CPU_ROWS_AT_ONCE:
+        return compute(*rows)
+    out: Tensor | None = None
+    for first in range(0, num_rows, CPU_ROWS_AT_ONCE):
+        part = slice(first, first + CPU_ROWS_AT_ONCE)
+        made = compute(*(tensor[part] for tensor in rows))
+        if out is None:
+            out = made.new_empty((num_rows, *made.shape[1:]))
+        out[part] = made
+        del made  # not held beside the next one
+    return out

@@ -20,7 +20,7 @@ from dlmcache_cuda.model.read_rows import ReadRows
 from dlmcache_cuda.model.weights import BlockWeights
 
 # With more rows the arithmetic outweighs everything else, and all buffers at once would be large.
-# Packed matrices are wider, so there are fewer of them.
+# Models with packed matrices are wider: the same buffers hold fewer rows.
 _MOST_ROWS = 1024
 _MOST_ROWS_PACKED = 256
 

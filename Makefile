@@ -11,6 +11,8 @@ PY = $$(cat $(STAMPS)/python)
 TOOLS = PATH="$$(dirname $(PY)):$$PATH"
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+# Tests share the cores as processes of one thread each, where pytest-xdist is installed and no GPU would be shared too.
+WORKERS = $$($(PY) scripts/test_workers.py $(JOBS))
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,7 +39,7 @@ test: test-python test-cpp ## everything that CI runs
 	@echo "make test: all passed"
 
 test-python: setup-test build ## operators, model, decoding, command line
-	@$(PY) -m pytest python_tests $(PYTEST_ARGS)
+	@workers="$(WORKERS)"; $${workers:+env OMP_NUM_THREADS=1} $(PY) -m pytest python_tests $$workers $(PYTEST_ARGS)
 
 test-cpp: setup-test ## torch-free C++ tests and the kernels on the host, plain and under sanitizers
 	@$(TOOLS) scripts/test_cpp.sh $(JOBS)

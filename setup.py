@@ -151,7 +151,14 @@ class Build(BuildExtension):
             )
             if not fresh:
                 print(f"compiling {source.relative_to(ROOT)} -> {target.name}", flush=True)
-                subprocess.run(arguments, check=True)
+                done = subprocess.run(
+                    arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                )
+                # Has ptxas' report of every kernel, which scripts/kernel_table.py reads.
+                target.with_suffix(".log").write_text(done.stdout)
+                if done.returncode != 0 or "warning" in done.stdout:
+                    print(done.stdout, end="", flush=True)
+                done.check_returncode()
                 stamp.write_text(text)
             return str(target)
 
@@ -182,7 +189,7 @@ class Build(BuildExtension):
 
     def cuda_commands(self, out: Path) -> list[tuple[list[str], Path, Path]]:
         base = [str(CUDA_HOME / "bin/nvcc"), "-O3", "-std=c++20", "-lineinfo", "--extended-lambda",
-                "-Xcompiler=-fPIC,-fvisibility=hidden", *gencode_flags(ARCHS),
+                "-Xptxas=-v", "-Xcompiler=-fPIC,-fvisibility=hidden", *gencode_flags(ARCHS),
                 f"-I{CSRC}", f"-I{CSRC / 'include'}"]  # fmt: skip
         commands = []
         for source in sorted((CSRC / "cuda").glob("*.cu")):

@@ -1,8 +1,9 @@
-"""nvcc alone compiles every kernel for every architecture, within what docs/kernels.tsv says."""
+"""nvcc compiles every kernel for every architecture, within what docs/kernels.tsv says."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -32,7 +33,7 @@ def compiled():
     nvcc = kernel_table.find_nvcc()
     if nvcc is None:
         pytest.skip("no nvcc on this machine")
-    return kernel_table.compile_all(nvcc)
+    return kernel_table.reports(nvcc)
 
 
 @pytest.mark.slow
@@ -63,6 +64,20 @@ def test_registers_and_shared_memory_are_what_the_table_says(compiled):
     wrong = kernel_table.differences(found, kernel_table.TABLE.read_text())
     hint = "meant? python scripts/kernel_table.py --write"
     assert not wrong, "\n".join([*wrong, hint])
+
+
+def test_a_report_of_another_state_is_not_taken(tmp_path):
+    source = kernel_table.SOURCES[0]
+    log = tmp_path / "temp.linux/objects" / f"{source.stem}.cuda.log"
+    log.parent.mkdir(parents=True)
+    assert kernel_table.built_report(source, tmp_path) is None
+    whole = "".join(f"for 'sm_{arch}'\n" for arch in kernel_table.ARCHS)
+    log.write_text(whole)
+    assert kernel_table.built_report(source, tmp_path) == whole
+    os.utime(log, (0, 0))
+    assert kernel_table.built_report(source, tmp_path) is None, "older than the sources"
+    log.write_text(f"for 'sm_{kernel_table.ARCHS[0]}'\n")
+    assert kernel_table.built_report(source, tmp_path) is None, "of one architecture only"
 
 
 MANGLED = "_ZN8dlmcache4cuda13commit_kernelILi256ELi2048EEEvNS_12CommitParamsE"

@@ -3,7 +3,9 @@
     python scripts/kernel_table.py            # compares; status 1 and a list when something differs
     python scripts/kernel_table.py --write    # after a change that is meant to change the table
 
-Needs nvcc and c++filt, no GPU. docs/kernels.md explains the columns.
+Reads what ptxas reported when the extension was built; sources that were changed since, or not
+built for every architecture, are compiled. Needs nvcc and c++filt, no GPU. docs/kernels.md explains
+the columns.
 """
 
 from __future__ import annotations
@@ -23,10 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "docs/kernels.tsv"
 SOURCES = sorted((ROOT / "csrc/cuda").glob("*.cu"))
-TABLE_ARCHS = ("80", "90", "100")  # what setup.py compiles for
-# The GPUs in between run the code of the architecture below: its PTX has to compile for them.
-VIRTUAL_ARCHS = {"80": ("80", "86", "89"), "90": ("90",), "100": ("100",)}
-ARCHS = tuple(arch for real in VIRTUAL_ARCHS.values() for arch in real)
+ARCHS = ("80", "90", "100")  # what setup.py compiles for; sm_86 and sm_89 run the code of sm_80
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +48,39 @@ def find_nvcc() -> str | None:
     return shutil.which("nvcc")
 
 
+def built_report(source: Path, build: Path = ROOT / "build") -> str | None:
+    """What nvcc said when setup.py last compiled the source; None where that tells nothing of it
+    as it is now, or not of all ARCHS."""
+    headers = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cuh")]
+    changed = max(path.stat().st_mtime for path in [source, ROOT / "setup.py", *headers])
+    for log in build.glob(f"temp.*/objects/{source.stem}.cuda.log"):
+        text = log.read_text()
+        if log.stat().st_mtime > changed and all(f"for 'sm_{arch}'" in text for arch in ARCHS):
+            return text
+    return None
+
+
 def compile_source(nvcc: str, source: Path, out: Path) -> subprocess.CompletedProcess:
     """One pass of nvcc over one source for all of ARCHS; stdout has ptxas' report and all else."""
-    command = [nvcc, "-O3", "-std=c++20", "--extended-lambda", "-Xptxas=-v"]
-    for virtual, real in VIRTUAL_ARCHS.items():
-        codes = ",".join(f"sm_{arch}" for arch in real)
-        command.append(f"-gencode=arch=compute_{virtual},code=[{codes}]")
+    command = [nvcc, "-O3", "-std=c++20", "-lineinfo", "--extended-lambda", "-Xptxas=-v"]
+    command += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in ARCHS]
     command += [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc/include'}"]
     command += ["-fatbin", str(source), "-o", str(out / f"{source.stem}.fatbin")]
     return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def compile_all(nvcc: str) -> dict[str, subprocess.CompletedProcess]:
-    """compile_source for every source, two at a time."""
+def reports(nvcc: str) -> dict[str, subprocess.CompletedProcess]:
+    """What nvcc says of every source: of the build where that is up to date, else compiled now, two
+    at a time."""
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
-        results = pool.map(lambda source: compile_source(nvcc, source, Path(folder)), SOURCES)
+
+        def report(source: Path) -> subprocess.CompletedProcess:
+            built = built_report(source)
+            if built is not None:
+                return subprocess.CompletedProcess(["setup.py"], 0, stdout=built)
+            return compile_source(nvcc, source, Path(folder))
+
+        results = pool.map(report, SOURCES)
         return {source.name: result for source, result in zip(SOURCES, results, strict=True)}
 
 
@@ -111,9 +128,9 @@ def parse_report(report: str) -> Table:
 
 def table_text(table: Mapping[str, Mapping[str, Resources]]) -> str:
     """The committed form: a kernel a line."""
-    lines = ["\t".join(["kernel", *(f"sm_{arch}" for arch in TABLE_ARCHS), "shared"])]
+    lines = ["\t".join(["kernel", *(f"sm_{arch}" for arch in ARCHS), "shared"])]
     for name in sorted(table):
-        row = [table[name][arch] for arch in TABLE_ARCHS]
+        row = [table[name][arch] for arch in ARCHS]
         shared = {resources.shared_bytes for resources in row}
         cells = [str(resources.registers) for resources in row]
         lines.append("\t".join([name, *cells, "/".join(str(number) for number in sorted(shared))]))
@@ -130,7 +147,7 @@ def differences(found: Mapping[str, Mapping[str, Resources]], committed: str) ->
     wrong += [f"{name} is in the table and in no source" for name in wanted if name not in found]
     for name in sorted(found.keys() & wanted.keys()):
         limits, shared = wanted[name]
-        for arch, limit in zip(TABLE_ARCHS, limits, strict=True):
+        for arch, limit in zip(ARCHS, limits, strict=True):
             registers = found[name][arch].registers
             if registers > int(limit):
                 wrong.append(f"{name} takes {registers} registers on sm_{arch}, not {limit}")
@@ -148,7 +165,7 @@ def main() -> int:
     if nvcc is None:
         sys.exit("kernel_table: no nvcc: set CUDA_HOME to a toolkit, or put nvcc on PATH")
     table: Table = {}
-    for name, result in compile_all(nvcc).items():
+    for name, result in reports(nvcc).items():
         if result.returncode != 0:
             sys.exit(f"kernel_table: nvcc does not compile {name}\n{result.stdout}")
         table.update(parse_report(result.stdout))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -130,7 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
             dtype=arguments.dtype,
             memory=not arguments.no_memory,
             fresh=arguments.fresh,
-            command=_command(),
+            command=_command(arguments.words),
             group=group,
         )
         for plan in plans:
@@ -202,8 +201,8 @@ def _size(arguments: argparse.Namespace) -> Any:
     return Size(arguments.questions or 500, arguments.vanilla_steps, arguments.small)
 
 
-def _command(arguments: Sequence[str] | None = None) -> str:
-    words = list(sys.argv[1:] if arguments is None else arguments)
+def _command(words: Sequence[str]) -> str:
+    words = list(words)
     # Where results went says something of one machine and nothing of what was measured.
     for option in ("--out", "--markdown"):
         while option in words:

@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = list(sys.argv[1:] if arguments is None else arguments)
         if UNUSABLE is not None and given[:1] != ["doctor"]:
             raise ImportError(f"{UNUSABLE}; `dlmcache doctor` tells more")
-        parsed = build_parser().parse_args(given)
+        parsed = build_parser().parse_args(given, argparse.Namespace(words=given))
         return parsed.run(parsed) or 0
     except KeyboardInterrupt:
         print("dlmcache: interrupted", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ import dlmcache_cuda
 from dlmcache_cuda import parallel
 from dlmcache_cuda.assets.questions import make_questions
 from dlmcache_cuda.parallel import ProcessGroup, Ranks, device_of_rank, shard, unshard
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_without_a_launcher_there_is_one_process():
@@ -84,9 +87,14 @@ def test_alone_a_group_answers_at_once():
 
 def test_two_processes_give_the_texts_of_one():
     program = Path(__file__).parent / "two_processes.py"
+    # A program finds the modules beside itself; this package need not be installed.
+    folders = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     result = subprocess.run(
-        [*launcher, "--nproc-per-node", "2", str(program)], capture_output=True, text=True
+        [*launcher, "--nproc-per-node", "2", str(program)],
+        env=os.environ | {"PYTHONPATH": folders},
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stderr
     said = json.loads(result.stdout.strip().splitlines()[-1])

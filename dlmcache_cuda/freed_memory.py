@@ -40,8 +40,8 @@ def resident_bytes() -> int | None:
 class ResidentBound:
     """Keeps a process near what is in use, while tensors of changing sizes come and go on a CPU.
 
-    Code that oneDNN generates for every new number of rows, and keeps, cuts the holes that such
-    tensors leave: the next ones of the same size no longer fit, and the heap grows from step to
+    What oneDNN prepares for every new number of rows, and keeps, cuts the holes that such tensors
+    leave: the next ones of the same size no longer fit, and the heap grows from step to
     step though nothing more is in use.
 
     Args:

@@ -65,6 +65,7 @@ def measure_layer_ratios(
 
     Raises:
         TypeError, ValueError: an argument is not as above, or no sequence had two steps.
+        MemoryError: the device has less memory available than decoding takes.
     """
     check_number("min_ratio", min_ratio, 0, 1)
     check_number("mean_ratio", mean_ratio, min_ratio, 1)
@@ -93,9 +94,9 @@ def measure_drifts(
 ) -> Tensor:
     """``[L, n]`` fp32: how far the values of generated rows drift from step to step, per layer."""
     waiting = list(enumerate(prompt_ids))
-    capacity = max(ids.numel() for ids in prompt_ids) + settings.gen_length
-    decoder = SlotDecoder(
-        model, make_policy("none"), settings, num_slots=num_slots, capacity=capacity
+    lengths = [ids.numel() + settings.gen_length for ids in prompt_ids]
+    decoder = SlotDecoder.fitting(
+        model, make_policy("none"), settings, num_slots=num_slots, lengths=lengths
     )
     recorder = _DriftRecorder(decoder)
     while waiting or not decoder.idle:

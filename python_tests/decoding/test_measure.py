@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dlmcache_cuda import decode, measure_layer_ratios
-from dlmcache_cuda.decoding import measure
+from dlmcache_cuda.decoding import measure, memory
 from dlmcache_cuda.decoding.measure import ratios_of_drift
 from dlmcache_cuda.policies.composed import ComposedConfig
 from dlmcache_cuda.policies.spa import SpaConfig
@@ -34,6 +34,12 @@ def test_ratios_do_not_depend_on_the_batch(model):
     alone = measure_layer_ratios(model, PROMPTS, batch_size=1, **DECODING)
     assert measure_layer_ratios(model, PROMPTS, batch_size=2, **DECODING) == pytest.approx(alone)
     assert measure_layer_ratios(model, PROMPTS[::-1], **DECODING) == pytest.approx(alone)
+
+
+def test_what_does_not_fit_is_refused(model, monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 1000)
+    with pytest.raises(MemoryError, match="decoding needs"):
+        measure_layer_ratios(model, PROMPTS, **DECODING)
 
 
 def test_both_methods_take_the_ratios(model):

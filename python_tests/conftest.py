@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from dlmcache_cuda import _extension
+from dlmcache_cuda.model.packed import PACKED_DTYPES, packs
 
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.register_profile("explore", derandomize=False)
@@ -32,6 +33,14 @@ def available_devices() -> list[str]:
 
 @pytest.fixture(params=available_devices())
 def device(request) -> str:
+    return request.param
+
+
+@pytest.fixture(params=PACKED_DTYPES, ids=str)
+def packed_dtype(request) -> torch.dtype:
+    """A type that matrices can be packed in on this processor."""
+    if not packs("cpu", request.param):
+        pytest.skip(f"no packed products in {request.param} on this processor")
     return request.param
 
 

@@ -6,7 +6,6 @@
 #include <type_traits>
 
 #include "cpu/simd.h"
-#include "dlmcache/cpu_info.h"
 #include "tests/test_main.h"
 
 namespace {

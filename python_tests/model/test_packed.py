@@ -19,15 +19,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_rows_have_the_same_bits_in_any_company(dtype):
-    if not packs("cpu", dtype):
-        pytest.skip(f"no packed products in {dtype} on this processor")
-    linear = PackedLinear(torch.randn(160, 96).to(dtype), torch.randn(160).to(dtype))
-    x = torch.randn(300, 96).to(dtype)
+def test_rows_have_the_same_bits_in_any_company(packed_dtype):
+    linear = PackedLinear(torch.randn(160, 96).to(packed_dtype), torch.randn(160).to(packed_dtype))
+    x = torch.randn(300, 96).to(packed_dtype)
     whole = linear(x)
     plain = torch.nn.functional.linear(x.double(), linear.rows().double(), linear.bias.double())
-    tolerance = 1e-5 if dtype == torch.float32 else 0.1
+    tolerance = 1e-5 if packed_dtype == torch.float32 else 0.1
     torch.testing.assert_close(whole.double(), plain, rtol=tolerance, atol=tolerance)
     for count in (0, 1, 3, 8, 9, 33, 64, 65, 130, 257):
         out = linear(x[:count])

@@ -7,7 +7,6 @@ import torch
 from torch.nn import functional
 
 from dlmcache_cuda import ops
-from dlmcache_cuda.model.packed import PACKED_DTYPES, packs
 from dlmcache_cuda.ops import forward_layers_
 from dlmcache_cuda.testing.samples.layers import in_parts, read_rows
 
@@ -150,11 +149,8 @@ def test_projections_in_parts_and_packed_matrices(cuts, packed, biases):
         assert_same_bits(in_parts(call, *CUTS[cuts], packed=packed))
 
 
-@pytest.mark.parametrize("dtype", PACKED_DTYPES)
-def test_packed_and_plain_matrices_together(dtype):
-    if not packs("cpu", dtype):
-        pytest.skip(f"no packed products in {dtype} on this processor")
-    call = make_call(biases=True, dtype=dtype, read=((1, 4), (), (0,)))
+def test_packed_and_plain_matrices_together(packed_dtype):
+    call = make_call(biases=True, dtype=packed_dtype, read=((1, 4), (), (0,)))
     packed = in_parts(call, packed=True)["weights"]
     for chosen in ((1,), (2, 4), (5,)):
         weights = [

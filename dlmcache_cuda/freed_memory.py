@@ -10,7 +10,7 @@ from pathlib import Path
 _STATM = Path("/proc/self/statm")
 
 # How far a process may grow beyond what was predicted: a share of all of that, and at least.
-_SLACK, _LEAST_SLACK = 1 / 20, 4 * 2**20
+_SLACK, _LEAST_SLACK = 1 / 50, 4 * 2**20
 
 # Seconds between two looks, which take 30 microseconds; and after a return for each byte, since
 # taking a page again costs about two microseconds: no more than a fiftieth of the time goes there.

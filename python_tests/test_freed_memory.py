@@ -65,8 +65,8 @@ class Process:
 
 def test_free_memory_beyond_the_bound_is_returned(monkeypatch):
     process = Process(monkeypatch, 100 * MIB)
-    bound = ResidentBound(200 * MIB, 300 * MIB)  # a twentieth more: 315 MiB
-    process.grow(used=200 * MIB, free=15 * MIB)
+    bound = ResidentBound(200 * MIB, 300 * MIB)  # a fiftieth more: 306 MiB
+    process.grow(used=200 * MIB, free=6 * MIB)
     process.now = 1.0
     bound.look()
     assert process.returns == 0
@@ -86,7 +86,11 @@ def test_what_is_in_use_is_not_asked_for_again(monkeypatch):
         process.now += 10
         bound.look()
     assert process.returns == 1
-    process.grow(free=6 * MIB)  # beyond what was left by more than 5 MiB
+    process.grow(free=4 * MIB)  # the least that is let be
+    process.now += 10
+    bound.look()
+    assert process.returns == 1
+    process.grow(free=MIB)
     process.now += 10
     bound.look()
     assert (process.returns, process.resident) == (2, 400 * MIB)

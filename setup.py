@@ -154,11 +154,11 @@ class Build(BuildExtension):
                 done = subprocess.run(
                     arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
                 )
-                # Has ptxas' report of every kernel, which scripts/kernel_table.py reads.
-                target.with_suffix(".log").write_text(done.stdout)
                 if done.returncode != 0 or "warning" in done.stdout:
                     print(done.stdout, end="", flush=True)
                 done.check_returncode()
+                # Has ptxas' report of every kernel, which scripts/kernel_table.py reads.
+                target.with_suffix(".log").write_text(done.stdout)
                 stamp.write_text(text)
             return str(target)
 

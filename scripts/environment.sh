@@ -17,7 +17,8 @@ TORCH=2.13.0
 PACKAGES=(transformers==5.23.0 numpy==2.4.6 rich==15.0.0 setuptools==84.2.1 ninja==1.13.2 pybind11==3.1.0)
 # What the tests need besides: one line for each part of the package.
 TEST_PACKAGES=(
-  pytest==9.2.0 pytest-timeout==2.4.0 pytest-xdist==3.8.0 hypothesis==6.170.15 ruff==0.17.6 clang-format==23.1.5 cmake==4.4.4
+  pytest==9.2.0 pytest-timeout==2.4.0 pytest-xdist==3.8.0 hypothesis==6.170.15
+  ruff==0.17.6 clang-format==23.1.5 cmake==4.4.4
   matplotlib==3.11.2
   pillow==13.0.0  # images of LLaDA-V
   fastapi==0.165.0 uvicorn==0.54.0 prometheus-client==0.26.0 openai==3.57.0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -28,6 +29,9 @@ class RowList:
     all."""
     capacity: int
     """Positions of a slot."""
+    _found: list[tuple[RowList, Tensor]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def from_ranges(
@@ -54,13 +58,38 @@ class RowList:
                     f"which does not lie in [0, {capacity}]"
                 )
         counts = tuple(last - first for first, last in zip(begin, end, strict=True))
-        row_index, cu_rows = ops.build_rows(
-            torch.tensor(begin, dtype=torch.int64, device=device),
-            torch.tensor(end, dtype=torch.int64, device=device),
-            capacity,
-            sum(counts),
-        )
-        return cls(row_index, cu_rows, counts, capacity)
+        first = torch.tensor(begin, dtype=torch.int64, device=device)
+        behind = torch.tensor(end, dtype=torch.int64, device=device)
+        return cls.from_bounds(first, behind, capacity, sum(counts), counts=counts)
+
+    @classmethod
+    def from_bounds(
+        cls,
+        begin: Tensor,
+        end: Tensor,
+        capacity: int,
+        max_rows: int | None,
+        *,
+        flags: Tensor | None = None,
+        limit: Tensor | None = None,
+        counts: Sequence[int | None] | None = None,
+    ) -> RowList:
+        """The positions from ``begin [S]`` and below ``end [S]`` of every slot, on the device.
+
+        Args:
+            max_rows: entries of the list; None: as many as it has rows, for which the device is
+                read, so that the counts are known.
+            flags: ``[S * capacity]`` bool: only these positions. None: all.
+            limit: ``[S]`` int64: only the leftmost so many. None: all.
+            counts: rows of each slot, where the host knows them before.
+        """
+        size = begin.numel() * capacity if max_rows is None else max_rows
+        row_index, cu_rows = ops.build_rows(begin, end, capacity, size, flags=flags, limit=limit)
+        if max_rows is None:
+            ends = cu_rows.tolist()
+            row_index = row_index[: ends[-1]]
+            counts = map(operator.sub, ends[1:], ends)
+        return cls(row_index, cu_rows, None if counts is None else tuple(counts), capacity)
 
     @property
     def max_rows(self) -> int:
@@ -71,3 +100,29 @@ class RowList:
     def num_slots(self) -> int:
         """Slots, whether or not they have rows."""
         return self.cu_rows.numel() - 1
+
+    @property
+    def known_counts(self) -> tuple[int, ...] | None:
+        """Number of rows of each slot, where the host knows all of them."""
+        return None if self.counts is None or None in self.counts else self.counts
+
+    @property
+    def may_have_unused(self) -> bool:
+        """Whether entries may be unused for all that the host knows."""
+        counts = self.known_counts
+        return counts is None or sum(counts) < self.max_rows
+
+    def shifted(self, shift: int) -> RowList:
+        """The rows ``shift`` before these, in places that are just as unused."""
+        if not shift:
+            return self
+        row_index = (self.row_index - shift).masked_fill(self.row_index < 0, -1)
+        return RowList(row_index, self.cu_rows, self.counts, self.capacity)
+
+    def places_in(self, rows: RowList) -> Tensor:
+        """``[R]`` int64: where each of these rows stands among ``rows``; -1 where it does not. They
+        are looked for once, as long as nothing else is asked."""
+        if not (self._found and self._found[0][0] is rows):
+            places = ops.find_rows(rows.row_index, rows.cu_rows, self.row_index, rows.capacity)
+            self._found[:] = [(rows, places)]
+        return self._found[0][1]

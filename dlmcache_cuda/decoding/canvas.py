@@ -52,9 +52,8 @@ class Canvas:
             (self.network_slots * capacity,), self.pad_id, dtype=torch.int64, device=device
         )
         self.final_mask_id = model.config.embedding_size if mask_is_final else None
-        self.tokens = self.network_tokens[:entries]
-        if mask_is_final:
-            self.tokens = self.tokens.clone()
+        self._own_tokens = self.network_tokens[:entries]
+        self.tokens = self._own_tokens.clone() if mask_is_final else self._own_tokens
         self.commit_step = torch.full((entries,), NEVER, dtype=torch.int64, device=device)
         self.log_confidence = torch.full((entries,), float("nan"), device=device)
         self.log_prob = self.log_confidence.clone() if own_log_prob else self.log_confidence
@@ -100,8 +99,9 @@ class Canvas:
         return values.repeat(2) if self.guided else values
 
     def masked(self) -> Tensor:
-        """``[num_slots * capacity]`` bool: masks of the generation regions."""
-        return (self.tokens == self.mask_id) & ~self.given
+        """``[num_slots * capacity]`` bool: masks of the generation regions. Given text is never a
+        mask, and nothing is written to it."""
+        return self.tokens == self.mask_id
 
     def ids(self, entries: slice) -> Tensor:
         """A copy of the tokens there, on the CPU; masks that are final are masks."""
@@ -115,9 +115,7 @@ class Canvas:
         """Brings up to date what the network reads: also the guidance twins, which have the same
         tokens where they were decoded, and masks where text was given, as in LLaDA's code."""
         if self.final_mask_id is not None:
-            self.network_tokens[: self.tokens.numel()] = self._with_masks(self.tokens)
+            self._own_tokens.copy_(self._with_masks(self.tokens))
         if self.guided:
             twins = self.network_tokens[self.tokens.numel() :]
-            twins.copy_(self.network_tokens[: self.tokens.numel()]).masked_fill_(
-                self.given, self.mask_id
-            )
+            twins.copy_(self._own_tokens).masked_fill_(self.given, self.mask_id)

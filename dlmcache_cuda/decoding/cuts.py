@@ -17,8 +17,13 @@ NUM_COLUMNS = 4
 
 
 def cut_at_eos(
-    canvas: Canvas, control: StepControl, masked_before: Tensor, end_token_id: int, given: bool
-) -> Tensor:
+    canvas: Canvas,
+    control: StepControl,
+    masked_before: Tensor,
+    end_token_id: int,
+    given: bool,
+    exact: bool,
+) -> Tensor | None:
     """Elastic-Cache: the first end of text that a step commits ends its sequence there, once.
 
     Masks behind it stay masks and are still attended to.
@@ -29,12 +34,16 @@ def cut_at_eos(
         masked_before: ``[S * capacity]`` bool, masks before the commit.
         end_token_id: the token that ends a text.
         given: text may be given inside a region; an end of text before it ends nothing.
+        exact: the device may be read.
 
     Returns:
-        ``[S, 4]`` int64, for :func:`read_cut`.
+        ``[S, 4]`` int64, for :func:`read_cut`; None where an exact step commits no end of text.
     """
     shape = (canvas.num_slots, canvas.capacity)
-    ends = (masked_before & (canvas.tokens == end_token_id)).view(shape)
+    ends = masked_before & (canvas.tokens == end_token_id)
+    if exact and not ends.any():
+        return None
+    ends = ends.view(shape)
     if given:
         ends = ends & _behind_text(canvas, control)
     cut = ends.any(1) & (control.loop.may_cut > 0)

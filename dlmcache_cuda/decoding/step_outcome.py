@@ -54,13 +54,14 @@ class StepOutcome:
             first += size
         slots = len(step.slots)
         marked = parts.get("marked")
+        computed = parts.get("computed") or list(output.result.computed)
         return cls(
             statuses=[SlotStatus(*row) for row in _rows(parts["status"], _STATUS_COLUMNS)],
             cuts=[read_cut(row) for row in _rows(parts["cuts"], NUM_COLUMNS)]
             if "cuts" in parts
             else [None] * slots,
-            computed=parts["computed"],
-            boundaries=parts.get("boundaries") or [-1] * len(parts["computed"]),
+            computed=computed,
+            boundaries=parts.get("boundaries") or [-1] * len(computed),
             marked=marked,
             overflows=marked is not None and sum(marked) > shape.entering,
             lacking=[flag > 0 for flag in parts.get("lacking", [0] * slots)],

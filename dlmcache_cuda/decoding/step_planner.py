@@ -126,6 +126,7 @@ class StepPlanner:
             window=plan.window_rows,
             budgets=None if budgets is None else tuple(budgets.sizes),
             marked=marked,
+            anywhere=marked and all(map(self._enters_anywhere, step.slots, plan.slots)),
             expected=expected,
             may_lack=marked and not resumes and self.policy.may_lack_rows,
             limited=any(slot.window is not None for slot in plan.slots),
@@ -135,6 +136,13 @@ class StepPlanner:
             given=any(slot is not None and slot.region.has_given for slot in self.slots),
             resumes=resumes,
         )
+
+    def _enters_anywhere(self, view: SlotView | None, plan: SlotPlan) -> bool:
+        """Whether only marked rows enter, and the range says nothing about those that predict."""
+        if view is None:
+            return True
+        first = max(view.prompt_length - view.shift, 0)
+        return plan.marked and plan.begin <= first and plan.end == view.length
 
     def may_capture(self, plan: StepPlan) -> bool:
         """Refreshes compute so much that launching kernels one by one costs nothing; their row

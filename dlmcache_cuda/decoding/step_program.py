@@ -99,22 +99,25 @@ class StepProgram:
             "marked": rows.marked_counts,
             "lacking": lacking,
             "due": committed if self.decoder.random_order else None,
-            "computed": result.computed,
+            "computed": None if isinstance(result.computed, tuple) else result.computed,
             "boundaries": result.boundaries,
         }
         report = {name: part.flatten() for name, part in report.items() if part is not None}
         parts = {name: part.numel() for name, part in report.items()}
         wanted = self.decoder.recorder or self.decoder.settings.drafts
         predicted = (rows.predicted, prediction) if wanted else None
-        report = torch.cat(list(report.values()))
+        report = status.flatten() if len(report) == 1 else torch.cat(list(report.values()))
         return StepOutput(report, parts, result, candidates, committed, predicted)
 
     def _extra(self) -> tuple[Tensor, Tensor, Tensor]:
         """What the control block holds behind its columns: budgets, listed rows, rows that are due
         and their ``cu_rows``."""
+        extra = self.control.extra
         first = 0 if self.budgets is None else sum(map(len, self.budgets.rows))
+        if not extra.numel():
+            return extra, extra, extra
         sizes = [first, self.shape.listed]
-        return self.control.extra.split([*sizes, self.control.extra.numel() - sum(sizes)])
+        return extra.split([*sizes, extra.numel() - sum(sizes)])
 
     def _rows(self) -> StepRows:
         decoder, slots = self.decoder, self.canvas.num_slots
@@ -138,15 +141,15 @@ class StepProgram:
         views = step.slots
         lengths = [0 if view is None else view.length for view in views]
         gen_lengths = [0 if view is None else view.gen_length for view in views]
-        spec = self.decoder.stack.spec
+        spec, exact = self.decoder.stack.spec, self.decoder.exact
         return StackStep(
             tokens=canvas.network_tokens,
             rows=rows.entering,
             key_lengths=KeyLengths(control.kv_lens, tuple(canvas.twinned(lengths))),
             plans=canvas.twinned(plan.slots),
             gen_lengths=canvas.twinned(gen_lengths),
-            exact=self.decoder.exact,
-            tested=canvas.twins(control.columns.tested) > 0 if spec.tracking else None,
+            exact=exact,
+            tested=None if exact or not spec.tracking else canvas.twins(control.columns.tested) > 0,
             forced=plan.forced,
             forced_counts=rows.forced_counts,
             budgets=self._layer_budgets(),
@@ -172,8 +175,9 @@ class StepProgram:
     def _masked_to_end(self) -> Tensor:
         """Masks that will be decoded, of all slots of the network. Those behind an early end are
         keys like any other."""
-        masked = self.step.masked
-        if self.policy.cuts_at_eos:
+        masked, views = self.step.masked, self.step.slots
+        cut = any(view is not None and view.end < view.length for view in views)
+        if self.policy.cuts_at_eos and (cut or not self.decoder.exact):
             positions = torch.arange(self.canvas.capacity, device=masked.device)
             ahead = positions < self.control.columns.end[:, None]
             masked = masked & ahead.flatten()
@@ -273,12 +277,17 @@ class StepProgram:
         loop = self.control.loop
         return self.sampler.score(prediction, candidates, loop.seeds, loop.steps)
 
-    def _cut(self, status: Tensor) -> Tensor:
+    def _cut(self, status: Tensor) -> Tensor | None:
         """Ends sequences early where the policy's method does."""
         if self.policy.cuts_at_eos:
             end_token_id = self.policy.frame.end_token_id
             return cut_at_eos(
-                self.canvas, self.control, self.step.masked, end_token_id, self.shape.given
+                self.canvas,
+                self.control,
+                self.step.masked,
+                end_token_id,
+                self.shape.given,
+                self.decoder.exact,
             )
         return pad_behind_end(self.canvas, self.control, status)
 
@@ -299,7 +308,7 @@ class StepProgram:
                 tokens=self.canvas.tokens,
                 masked_before=self.step.masked,
                 masked=masked,
-                newly=self.step.masked & ~masked,
+                newly=self.step.masked > masked,
                 candidates=rows.predicted.row_index,
                 log_confidence=prediction.log_confidence,
                 tracked=result.tracked,

@@ -48,82 +48,69 @@ class StepRows:
     ) -> None:
         self._canvas, self._control, self._shape_of_step = canvas, control, shape
         self._shift = shift
-        self._shape = (canvas.num_slots, canvas.capacity)
         columns = control.columns
         begin, stop = canvas.twins(columns.begin), canvas.twins(columns.stop)
-        inside = active = None
-        if shape.marked or plan.forced is not None:
-            inside = self._inside(begin, stop)
-        if shape.marked:
-            marked = canvas.twins(columns.marked)[:, None] > 0
-            active = inside & (plan.marks.view(inside.shape) | ~marked)
+        active = self._active(plan, begin, stop) if shape.marked else None
         self.marked_counts = self.overflows = None
         if shape.expected:
             self.marked_counts = active.sum(1)
             self.overflows = self.marked_counts.sum() > shape.entering
             # Marked rows that do not fit are left out; the step will be repeated.
+            marked = self._takes_marked()
             chosen = active & marked
             room = shape.entering - (active & ~marked).sum()
             fits = (chosen.flatten().cumsum(0) <= room).view(active.shape)
             active = active & (fits | ~marked)
         flags = step.masked
         if active is not None and due is None:
-            flags = flags & active[: canvas.num_slots].roll(shift, 1).flatten()
-        first = torch.zeros_like(columns.length) if whole else control.loop.candidates_begin
-        last = columns.length if whole else columns.block_end
-
-        entering, predicted, committable = shape.entering, shape.predicted, shape.committable
-        counts = shape.counts
-        if entering is None or predicted is None:
-            counted: dict[str, Tensor] = {}
-            if entering is None:
-                counted["entering"] = active.sum(1)
-            if predicted is None:
-                counted["predicted"] = self._count(flags, first, last)
-            if whole:
-                counted["committable"] = self._count(
-                    flags, control.loop.candidates_begin, columns.block_end
-                )
-            found = _read(counted)
-            if entering is None:
-                counts = tuple(found["entering"])
-                entering = sum(counts)
-            if predicted is None:
-                predicted = sum(found["predicted"])
-            if whole:
-                committable = sum(found["committable"])
-
+            predicting = active[: canvas.num_slots]
+            flags = flags & (predicting.roll(shift, 1) if shift else predicting).flatten()
         self.forced_counts = None
         if plan.forced is not None:
+            inside = self._inside(begin, stop)
             self.forced_counts = (inside & plan.forced.view(inside.shape)).sum(1)
         if shape.resumes:
             # The rows that entered went through the guess already.
             begin, active = stop, None
-        flagged = None if active is None else active.flatten()
-        listed = ops.build_rows(begin, stop, canvas.capacity, entering, flags=flagged)
-        self.entering = RowList(*listed, counts, canvas.capacity)
+        self.entering = RowList.from_bounds(
+            begin,
+            stop,
+            canvas.capacity,
+            shape.entering,
+            flags=None if active is None else active.flatten(),
+            counts=shape.counts,
+        )
         self._candidates: RowList | None = None
         if due is not None:
             self.predicted = RowList(*due, None, canvas.capacity)
             return
-        self.predicted = self._list(first, last, flags, predicted, shape.limited and not whole)
+        first = torch.zeros_like(columns.length) if whole else control.loop.candidates_begin
+        last = columns.length if whole else columns.block_end
+        limited = shape.limited and not whole
+        self.predicted = self._list(first, last, flags, shape.predicted, limited)
         if whole:
             self._candidates = self._list(
-                control.loop.candidates_begin, columns.block_end, flags, committable, False
+                control.loop.candidates_begin, columns.block_end, flags, shape.committable, False
             )
 
-    def _list(
-        self, begin: Tensor, end: Tensor, flags: Tensor, max_rows: int, limited: bool
-    ) -> RowList:
-        capacity = self._canvas.capacity
-        limit = self._control.loop.limit if limited else None
-        row_index, cu_rows = ops.build_rows(
-            begin, end, capacity, max_rows, flags=flags, limit=limit
-        )
-        return RowList(row_index, cu_rows, None, capacity)
+    def _active(self, plan: StepPlan, begin: Tensor, stop: Tensor) -> Tensor:
+        """``[S, capacity]`` bool, for slots of the network: the rows that enter."""
+        marks = plan.marks.view(len(begin), -1)
+        if self._shape_of_step.anywhere and not self._shape_of_step.expected:
+            return marks
+        return self._inside(begin, stop) & (marks | ~self._takes_marked())
 
-    def _count(self, flags: Tensor, begin: Tensor, end: Tensor) -> Tensor:
-        return (flags.view(self._shape) & self._inside(begin, end)).sum(1)
+    def _takes_marked(self) -> Tensor:
+        """``[S, 1]`` bool, for slots of the network: whether only marked rows enter."""
+        return self._canvas.twins(self._control.columns.marked)[:, None] > 0
+
+    def _list(
+        self, begin: Tensor, end: Tensor, flags: Tensor, max_rows: int | None, limited: bool
+    ) -> RowList:
+        limit = self._control.loop.limit if limited else None
+        return RowList.from_bounds(
+            begin, end, self._canvas.capacity, max_rows, flags=flags, limit=limit
+        )
 
     def _inside(self, begin: Tensor, end: Tensor) -> Tensor:
         """``[S, capacity]`` bool: the positions ``begin[s] <= p < end[s]``."""
@@ -132,8 +119,7 @@ class StepRows:
 
     def places(self, rows: RowList) -> Tensor:
         """Where the predicting row of each predicted position stands among ``rows``."""
-        query = self.predicting.row_index
-        return ops.find_rows(rows.row_index, rows.cu_rows, query, rows.capacity)
+        return self.predicting.places_in(rows)
 
     @cached_property
     def predicting(self) -> RowList:
@@ -166,9 +152,7 @@ class StepRows:
         if self._candidates is None:
             return self.predicted, prediction
         predicted, chosen = self.predicted, self._candidates
-        places = ops.find_rows(
-            predicted.row_index, predicted.cu_rows, chosen.row_index, chosen.capacity
-        )
+        places = chosen.places_in(predicted)
         score, log_prob = prediction.score, prediction.log_prob
         return chosen, prediction._replace(
             token=ops.gather_rows(prediction.token, places),
@@ -176,13 +160,3 @@ class StepRows:
             score=None if score is None else ops.gather_rows(score, places),
             log_prob=None if log_prob is None else ops.gather_rows(log_prob, places),
         )
-
-
-def _read(counted: dict[str, Tensor]) -> dict[str, list[int]]:
-    """The counts on the host, by one copy."""
-    values = torch.cat(list(counted.values())).tolist()
-    read, first = {}, 0
-    for name, tensor in counted.items():
-        read[name] = values[first : first + tensor.numel()]
-        first += tensor.numel()
-    return read

@@ -29,6 +29,8 @@ class StepShape:
     """``LayerBudgets.sizes`` where layers select."""
     marked: bool
     """Marked rows enter in some slots."""
+    anywhere: bool
+    """In all slots that take part, from ranges that hold all rows that predict."""
     expected: bool
     """``entering`` is what was expected: more rows may be marked."""
     may_lack: bool

@@ -163,20 +163,19 @@ class Llada:
         that is final, see ``decoding/canvas.py``.)"""
         return self.config.embedding_size + 1
 
-    def embed(
-        self, tokens: Tensor, row_index: Tensor, prompt_embeds: Tensor | None = None
-    ) -> Tensor:
-        """Embeddings ``[R, W]`` of what stands at the rows; zeros for unused rows.
+    def embed(self, tokens: Tensor, rows: RowList, prompt_embeds: Tensor | None = None) -> Tensor:
+        """Embeddings ``[R, W]`` of what stands at the rows; zeros for unused entries.
 
         Args:
             tokens: ``[M]`` int64: token ids, and with ``prompt_embeds`` ids from
                 :attr:`first_embed_id` on.
-            row_index: ``[R]`` int64.
+            rows: R of them.
             prompt_embeds: ``[n, W]``, in this model's dtype.
         """
-        ids = ops.gather_rows(tokens, row_index)
-        # An unused row's token reads as 0; it must not become the embedding of token 0.
-        ids = ids.masked_fill(row_index < 0, -1)
+        ids = ops.gather_rows(tokens, rows.row_index)
+        if rows.may_have_unused:
+            # Its token reads as 0; it must not become the embedding of token 0.
+            ids = ids.masked_fill(rows.row_index < 0, -1)
         if prompt_embeds is None:
             return ops.gather_rows(self.embedding, ids)
         first = self.first_embed_id
@@ -213,7 +212,7 @@ class Llada:
         """
         lengths = KeyLengths(kv_lens, None if kv_lens_host is None else tuple(kv_lens_host))
         cos_sin = self.cos_sin(rows.capacity)
-        h = self.embed(tokens, rows.row_index, prompt_embeds)
+        h = self.embed(tokens, rows, prompt_embeds)
         few = ReadRows.among(rows, read)
         if self.whole_stack.takes(rows, cache, lengths):
             h, ff_out = self.whole_stack.forward(h, rows, cos_sin, cache, lengths, few)

@@ -25,9 +25,9 @@ class ReadRows:
         """``read`` among the rows of a step; None where it leaves out none of them."""
         if read is None or read.max_rows >= rows.max_rows:
             return None
-        places = ops.find_rows(rows.row_index, rows.cu_rows, read.row_index, rows.capacity)
         # Queries without counts never take dense attention, which is for whole canvases.
-        return cls(places, RowList(read.row_index, read.cu_rows, None, read.capacity))
+        finished = RowList(read.row_index, read.cu_rows, None, read.capacity)
+        return cls(read.places_in(rows), finished)
 
     def of(self, tensor: Tensor) -> Tensor:
         """Their part ``[P, ...]`` of what all rows have."""

@@ -38,16 +38,19 @@ class RopeTable:
         self._device = device
         self._lock = threading.Lock()
         self._table = torch.empty((0, head_dim), dtype=torch.float32, device=device)
+        self._rows: dict[int, Tensor] = {}  # of this table, by capacity
 
     def rows(self, capacity: int) -> Tensor:
         """``[capacity, head_dim]`` fp32: cosines of the positions, then sines."""
-        table = self._table
-        if table.shape[0] < capacity:
+        rows = self._rows.get(capacity)
+        if rows is None:
             with self._lock:
                 if self._table.shape[0] < capacity:
                     self._table = self._compute(-(-capacity // _ROUND_UP) * _ROUND_UP)
-                table = self._table
-        return table[:capacity]
+                    # Smaller tables live as long as somebody uses them, and no longer.
+                    self._rows = {}
+                rows = self._rows[capacity] = self._table[:capacity]
+        return rows
 
     def _compute(self, capacity: int) -> Tensor:
         # On the CPU whatever the device is, so that all devices turn by the same angles.

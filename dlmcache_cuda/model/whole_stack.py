@@ -73,7 +73,7 @@ class WholeStack:
         tensors = self._tensors()
         arguments = self._arguments(tensors, h, rows, cos_sin, cache, key_lengths)
         terms = ops.forward_layers_(*arguments, **_read_arguments(read, tensors.packed))
-        return terms[0][: len(h)], terms[1][: len(h)]
+        return _first(terms[0], h), _first(terms[1], h)
 
     def forward_tracked(
         self,
@@ -95,7 +95,7 @@ class WholeStack:
         *terms, similarities = ops.track_layers_(
             *arguments, first_layer, **tracking, **_read_arguments(read, tensors.packed)
         )
-        return terms[0][: len(h)], terms[1][: len(h)], similarities
+        return _first(terms[0], h), _first(terms[1], h), similarities
 
     def forward_selected(
         self,
@@ -118,7 +118,7 @@ class WholeStack:
             carried = len(arguments[0])
             sizes = [size if size < 0 else min(rounded_rows(size), carried) for size in sizes]
         out = ops.select_layers_(*arguments, sizes=sizes, proxy_rank=proxy_rank, **selection)
-        return out[: len(h)]
+        return _first(out, h)
 
     def _arguments(
         self,
@@ -200,6 +200,11 @@ def _first_rows(part: Part, rows: int) -> Part:
     if part.weight.is_mkldnn:
         return part
     return Part(part.first, part.weight[:rows], bias_part(part.bias, 0, rows))
+
+
+def _first(rows: Tensor, of: Tensor) -> Tensor:
+    """As many of the rows as ``of`` has."""
+    return rows if rows.shape[0] == of.shape[0] else rows[: of.shape[0]]
 
 
 def _and_unused(index: Tensor) -> Tensor:

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dlmcache_cuda import ops
 from dlmcache_cuda.cache import RowList
 from dlmcache_cuda.policies.base import (
     CachePolicy,
@@ -109,8 +108,15 @@ class Elastic(CachePolicy):
 
     def attach(self, frame: Frame) -> None:
         super().attach(frame)
-        rows = frame.network_slots * frame.capacity
-        self._kept = torch.zeros(rows, dtype=torch.bool, device=frame.device)
+        rows, device = frame.network_slots * frame.capacity, frame.device
+        # What is computed besides the window. The last entry is always False: in a copy it takes
+        # the unused places of the window.
+        self._kept = torch.zeros(rows + 1, dtype=torch.bool, device=device)
+        self._kept_rows = self._kept[:-1]
+        self._limit: Tensor | None = None
+        if self.config.block_caching and self.config.window_length is not None:
+            slots, limit = frame.network_slots, self.config.window_length
+            self._limit = torch.full((slots,), limit, dtype=torch.int64, device=device)
 
     def plan(self, step: StepView) -> StepPlan:
         plan = super().plan(step)
@@ -120,9 +126,7 @@ class Elastic(CachePolicy):
 
     def mark(self, step: StepView, plan: StepPlan) -> None:
         plan.window = self._window(step, plan.window_rows)
-        # Entry -1 of the marks takes the unused places of the window.
-        marks = torch.cat((self._kept, self._kept.new_zeros(1)))
-        marks.index_fill_(0, plan.window.row_index, True)
+        marks = self._kept.index_fill(0, plan.window.row_index, True)
         plan.marks = marks[:-1]
 
     def max_rows(self, view: SlotView, plan: SlotPlan) -> int:
@@ -150,18 +154,15 @@ class Elastic(CachePolicy):
     def _window(self, step: StepView, max_rows: int) -> RowList:
         """The rows that predict the masks of the window, of all slots of the network."""
         frame, columns = self.frame, step.columns
-        limit = self.config.window_length if self.config.block_caching else None
-        begin = frame.twinned(columns.prompt_length)
-        row_index, cu_rows = ops.build_rows(
-            begin,
+        masks = RowList.from_bounds(
+            frame.twinned(columns.prompt_length),
             frame.twinned(columns.block_end if self.config.block_caching else columns.end),
             frame.capacity,
             max_rows,
             flags=frame.twinned(step.masked),
-            limit=None if limit is None else torch.full_like(begin, limit),
+            limit=self._limit,
         )
-        row_index = (row_index - frame.shift).masked_fill(row_index < 0, -1)
-        return RowList(row_index, cu_rows, None, frame.capacity)
+        return masks.shifted(frame.shift)
 
     def _newly(self, result: StepResult) -> Tensor:
         """Committed positions that are computed once more."""
@@ -169,7 +170,7 @@ class Elastic(CachePolicy):
 
     def after_commit(self, result: StepResult) -> None:
         kept = result.tracked | self.frame.twinned(self._newly(result))
-        result.keep(self._kept, kept)
+        result.keep(self._kept_rows, kept)
 
     @classmethod
     def exact_config(cls) -> ElasticConfig:

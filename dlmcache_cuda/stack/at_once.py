@@ -9,7 +9,6 @@ from dlmcache_cuda import ops
 from dlmcache_cuda.cache import RowList
 from dlmcache_cuda.model.read_rows import ReadRows
 from dlmcache_cuda.profiling import annotate
-from dlmcache_cuda.stack.row_sets import places_of
 from dlmcache_cuda.stack.run import Run
 
 
@@ -43,7 +42,7 @@ class RunAtOnce(Run):
                 # Not through the inputs themselves: queries of rows that are still tested are made
                 # from what stands there.
                 carried, h = h, ops.gather_rows(tracking.inputs[first], rows.row_index)
-                ops.scatter_rows_(h, carried, places_of(rows, self.rows.row_index))
+                ops.scatter_rows_(h, carried, self.rows.places_in(rows))
             self.rows = rows
         h, ff_out, similarities = self.model.whole_stack.forward_tracked(
             h, rows, self.cos_sin, self.cache, self.step.key_lengths, first,
@@ -67,7 +66,11 @@ class RunAtOnce(Run):
             numbers = torch.maximum(numbers, step.forced_counts)
         sizes = [-1 if size is None else size for size in step.budgets.sizes]
         # Layers that compute all of their rows have budgets that do not limit.
-        self.counts = numbers.minimum(self.rows.cu_rows.diff())
+        counts, carried = step.budgets.counts, self.rows.known_counts
+        if counts is None or carried is None:
+            self.counts = numbers.minimum(self.rows.cu_rows.diff())
+        else:
+            self.counts = [tuple(map(min, layer, carried)) for layer in counts]
         return self.model.whole_stack.forward_selected(
             h, self.rows, self.cos_sin, self.cache, step.key_lengths,
             numbers=numbers, sizes=sizes, forced=step.forced, **selection.whole(),

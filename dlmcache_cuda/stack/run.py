@@ -14,7 +14,6 @@ from dlmcache_cuda.model.read_rows import ReadRows
 from dlmcache_cuda.profiling import annotate
 from dlmcache_cuda.stack.budgets import SlotRows, is_sparse, layer_rows
 from dlmcache_cuda.stack.rollout import rollout_importance
-from dlmcache_cuda.stack.row_sets import flagged_rows
 from dlmcache_cuda.stack.step import LayerSelection, StackResult, StackStep
 
 if TYPE_CHECKING:
@@ -41,8 +40,8 @@ class Run:
         self.tests = spec is not None and spec.gamma is not None and not step.resumes
         self.similarities: list[Tensor] = []
         self.layer_rows: list[RowList] = []
-        # ``[L, S]``, the number of these where the rows themselves are not listed.
-        self.counts: Tensor | None = None
+        # By layer and slot, the number of these where the rows themselves are not listed.
+        self.counts: Tensor | list[tuple[int, ...]] | None = None
         self.layer_selection: list[LayerSelection | None] = []
         self.queries: list[Tensor] = []
 
@@ -50,7 +49,7 @@ class Run:
         step, layers = self.step, len(self.model.layers)
         if self.tracking:
             self.tracking.begin(step)
-        h = self.model.embed(step.tokens, self.rows.row_index, step.prompt_embeds)
+        h = self.model.embed(step.tokens, self.rows, step.prompt_embeds)
         normed = None
         # A step that goes on has no rows below the first boundary.
         first = min(b for b in self.boundary if b is not None) if step.resumes else 0
@@ -63,7 +62,7 @@ class Run:
         # An exact step went by them already.
         kept = self.tests and (self.stack.record or not step.exact)
         similarities = torch.stack(self.similarities) if kept else None
-        boundaries = self._boundaries(similarities) if self.tests else None
+        boundaries = self._boundaries(similarities) if kept else None
         return StackResult(
             hidden=h,
             rows=self.rows,
@@ -205,13 +204,18 @@ class Run:
     def _widened(self, slots: list[int]) -> RowList:
         """The rows carried so far, and all rows of these slots."""
         step, capacity = self.step, self.rows.capacity
-        flags = torch.zeros(step.tokens.numel() + 1, dtype=torch.bool, device=step.tokens.device)
-        flags[self.rows.row_index] = True
-        counts = list(self.rows.counts)
-        for slot in slots:
-            counts[slot] = step.lengths[slot]
-            flags[slot * capacity : slot * capacity + counts[slot]] = True
-        return flagged_rows(step.key_lengths.device, flags[:-1], capacity, sum(counts), counts)
+        flags, counts = None, list(step.lengths)
+        if any(length and slot not in slots for slot, length in enumerate(counts)):
+            # The last entry takes the unused places of the list.
+            marks = self.rows.row_index.new_zeros(step.tokens.numel() + 1, dtype=torch.bool)
+            marks[self.rows.row_index] = True
+            counts = list(self.rows.counts)
+            for slot in slots:
+                counts[slot] = step.lengths[slot]
+                marks[slot * capacity : slot * capacity + counts[slot]] = True
+            flags = marks[:-1]
+        first, ends = self.tracking.first, step.key_lengths.device
+        return RowList.from_bounds(first, ends, capacity, sum(counts), flags=flags, counts=counts)
 
     def _test(
         self, layer: int, q_old: Tensor | None, q: Tensor, computed: RowList, k_old: Tensor | None
@@ -243,19 +247,24 @@ class Run:
             self.boundary[slot] = layer + 1
         return bool(failed)
 
-    def _boundaries(self, similarities: Tensor | None) -> Tensor:
-        if similarities is None or self.step.exact:
+    def _boundaries(self, similarities: Tensor) -> Tensor:
+        if self.step.exact:
             bounds = [-1 if bound is None else bound for bound in self.boundary]
             return torch.tensor(bounds).to(self.rows.cu_rows.device)
         failed = (similarities < self.tracking.spec.gamma) & self.step.tested
         first = failed.int().argmax(0) + 1
         return first.masked_fill(~failed.any(0), -1)
 
-    def _computed(self, boundaries: Tensor | None) -> Tensor:
+    def _computed(self, boundaries: Tensor | None) -> Tensor | tuple[int, ...]:
+        exact = boundaries is None or self.step.exact
         counts = self.counts
         if counts is None:
-            counts = torch.stack([rows.cu_rows for rows in self.layer_rows]).diff()
-        if boundaries is None or self.step.exact:
+            counts = [rows.known_counts for rows in self.layer_rows]
+            if not exact or None in counts:
+                counts = torch.stack([rows.cu_rows for rows in self.layer_rows]).diff()
+        if isinstance(counts, list):
+            return tuple(map(sum, zip(*counts, strict=True)))
+        if exact:
             return counts.sum(0)
         # What was guessed above a boundary is not what the method computes.
         layers = torch.arange(len(counts), device=counts.device)[:, None]

@@ -57,8 +57,10 @@ class Stack:
                 step.prompt_embeds,
                 step.read,
             )
-            layers = self.model.config.n_layers
-            return StackResult(hidden, step.rows, step.rows.cu_rows.diff() * layers)
+            layers, counts = self.model.config.n_layers, step.rows.known_counts
+            if counts is None:
+                return StackResult(hidden, step.rows, step.rows.cu_rows.diff() * layers)
+            return StackResult(hidden, step.rows, tuple(layers * count for count in counts))
         return self._run_of(step)(self, step).all_layers()
 
     def _run_of(self, step: StackStep) -> type[Run]:

@@ -43,7 +43,8 @@ class StackStep:
     """Generation lengths of the slots, 0 for free ones: what budgets are fractions of."""
     exact: bool = True
     tested: Tensor | None = None
-    """``[S]`` bool: slots whose layers test the drift of tracked rows."""
+    """``[S]`` bool: slots whose layers test the drift of tracked rows; of a step that reads
+    nothing."""
     forced: Tensor | None = None
     """``[M]`` bool: rows that sparse layers always compute."""
     forced_counts: Tensor | None = None
@@ -94,15 +95,17 @@ class StackResult:
     what went into the last layer."""
     rows: RowList
     """The rows it belongs to."""
-    computed: Tensor
-    """``[S]`` int64: rows computed for each slot, summed over layers."""
+    computed: Tensor | tuple[int, ...]
+    """``[S]`` int64: rows computed for each slot, summed over layers; on the host where it knows
+    them."""
     tracked: Tensor | None = None
     """``[M]`` bool: the most-attended rows of all layers."""
     importance: Tensor | None = None
     """``[M]`` fp32: attention rollout summed over the rows."""
     boundaries: Tensor | None = None
     """``[S]`` int64: the first layer that computes the whole canvas because the test below it
-    failed, -1 where none did; only where layers test."""
+    failed, -1 where none did; only where layers test and somebody asks: an exact step that is not
+    recorded has gone by them already."""
     similarities: Tensor | None = None
     """``[L, S]`` fp32: what each layer's test measured; only where layers test, and the step is
     recorded or reads nothing."""

@@ -14,7 +14,6 @@ from dlmcache_cuda.model import Llada
 from dlmcache_cuda.model.attention import KeyLengths
 from dlmcache_cuda.model.block import LladaBlock
 from dlmcache_cuda.policies import TrackingSpec
-from dlmcache_cuda.stack.row_sets import flagged_rows, places_of
 from dlmcache_cuda.stack.step import StackStep
 
 SIMILARITIES = {"heads": 0, "rows": 1}
@@ -33,7 +32,12 @@ class Tracking:
         flags = {"dtype": torch.bool, "device": model.device}
         # What each layer found; the last entry takes the unused places of lists.
         self._found = torch.zeros((layers, num_rows + 1), **flags)
+        self._found_rows = self._found[:, :-1]
         self.tracked = torch.zeros(num_rows, **flags)
+        slots = {"dtype": torch.int64, "device": model.device}
+        #: ``[S]`` int64, where each slot begins.
+        self.first = torch.zeros(cache.num_slots, **slots)
+        self._limits = torch.full((cache.num_slots,), spec.track_num, **slots)
         none = [0] * cache.num_slots
         self._nothing = RowList.from_ranges(none, none, cache.capacity, model.device)
 
@@ -50,29 +54,30 @@ class Tracking:
             self._found.zero_()
         lengths, flags = step.key_lengths.device, ~step.masked
         most = None if step.exact else flags.numel()
-        self._open = flagged_rows(lengths, flags, step.rows.capacity, most)
-        self._limits = torch.full_like(lengths, self.spec.track_num)
-        self._list_tracked(step.tested)
-        self._window_places: tuple[RowList, Tensor] | None = None
+        self._open = self._flagged(lengths, flags, most)
+        self._list_tracked()
 
-    def _list_tracked(self, tested: Tensor) -> None:
+    def _list_tracked(self) -> None:
         """The tracked rows of the slots that are still tested."""
-        step = self._step
-        self._tracked_places: tuple[RowList, Tensor] | None = None
-        if step.exact and not any(self.testing):
+        step, ends = self._step, self._step.key_lengths.device
+        most = None if step.exact else len(self.inputs) * step.rows.num_slots * self.spec.track_num
+        if not step.exact:
+            ends = ends * step.tested
+        elif not any(self.testing):
             self.rows = self._nothing
             return
-        ends = step.key_lengths.device * tested
-        most = step.rows.num_slots * len(self.inputs) * self.spec.track_num
-        self.rows = flagged_rows(
-            ends, self.tracked, step.rows.capacity, None if step.exact else most
-        )
+        elif any(length and not on for on, length in zip(self.testing, step.lengths, strict=True)):
+            ends = ends * torch.tensor(self.testing).to(ends.device)
+        self.rows = self._flagged(ends, self.tracked, most)
+
+    def _flagged(self, ends: Tensor, flags: Tensor, most: int | None) -> RowList:
+        return RowList.from_bounds(self.first, ends, self.cache.capacity, most, flags=flags)
 
     def leave(self, slots: Sequence[int]) -> None:
         """These slots recompute everything from here on: nothing is tested any more."""
         for slot in slots:
             self.testing[slot] = False
-        self._list_tracked(torch.tensor(self.testing).to(self._step.tested.device))
+        self._list_tracked()
 
     def old_queries(self, layer: int, block: LladaBlock, cos_sin: Tensor) -> Tensor | None:
         """Queries of the tracked rows as they were last computed; before the inputs are renewed."""
@@ -97,9 +102,7 @@ class Tracking:
 
         ``q`` belongs to the ``computed`` rows; ``k_old`` are the keys that stood at ``rows``.
         """
-        if self._tracked_places is None or self._tracked_places[0] is not computed:
-            self._tracked_places = computed, places_of(computed, self.rows.row_index)
-        q_new = ops.gather_rows(q, self._tracked_places[1])
+        q_new = ops.gather_rows(q, self.rows.places_in(computed))
         return ops.tracked_similarity(
             q_old,
             q_new,
@@ -128,10 +131,7 @@ class Tracking:
                     found[slot * rows.capacity : (slot + 1) * rows.capacity] = False
         if not window.max_rows:
             return
-        if self._window_places is None or self._window_places[0] is not rows:
-            # Most layers compute the same rows.
-            self._window_places = rows, places_of(rows, window.row_index)
-        places = self._window_places[1]
+        places = window.places_in(rows)
         q_window = ops.gather_rows(q, places)
         mass = ops.attention_mass(
             q_window,
@@ -154,10 +154,10 @@ class Tracking:
     def whole(self, tests: bool) -> dict[str, Any]:
         """What :func:`dlmcache_cuda.ops.track_layers_` wants to know of an exact step."""
         window, tracked = self._step.window, self.rows
-        testing = torch.tensor(self.testing if tests else [False] * len(self.testing))
+        testing = torch.tensor([tests and tested for tested in self.testing])
         return {
             "inputs": self._inputs,
-            "found": self._found[:, :-1],
+            "found": self._found_rows,
             "tracked_index": tracked.row_index,
             "cu_tracked": tracked.cu_rows,
             "tested": testing,
@@ -172,5 +172,4 @@ class Tracking:
 
     def end(self) -> Tensor:
         """Makes what was found the tracked rows of the next step."""
-        self.tracked.copy_(self._found[:, :-1].any(0))
-        return self.tracked
+        return torch.any(self._found_rows, 0, out=self.tracked)

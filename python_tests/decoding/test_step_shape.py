@@ -28,6 +28,7 @@ def test_a_rounded_shape_relies_on_no_counts(budgets):
         window=0,
         budgets=budgets,
         marked=True,
+        anywhere=False,
         expected=False,
         may_lack=False,
         limited=False,

@@ -157,7 +157,7 @@ def test_parts_of_a_block_make_up_the_block(model):
     tokens, cache, full = full_forward(model, [45])
     rows = RowList.from_ranges([0], [45], CAPACITY, model.device)
     lengths = attention.KeyLengths(torch.tensor([45], device=model.device), (45,))
-    h = model.embed(tokens, rows.row_index)
+    h = model.embed(tokens, rows)
     for layer, k, v in zip(model.layers, cache.k, cache.v, strict=True):
         q = layer.project_qkv(layer.normed(h), rows.row_index, model.cos_sin(CAPACITY), k, v)
         attn_out = layer.attend(q, k, v, rows, lengths)

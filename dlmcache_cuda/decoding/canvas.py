@@ -58,6 +58,7 @@ class Canvas:
         self.log_confidence = torch.full((entries,), float("nan"), device=device)
         self.log_prob = self.log_confidence.clone() if own_log_prob else self.log_confidence
         self.given = torch.zeros(entries, dtype=torch.bool, device=device)
+        self.positions = torch.arange(capacity, device=device)
         self.first_embed_id = model.first_embed_id
         self.prompt_embeds: Tensor | None = None
         if embeds:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import accumulate
@@ -141,9 +142,14 @@ class ControlBlock:
         columns = (len(FREE_SLOT) + 4 + 2 * copies) * num_slots
         order = rounded_size(num_slots * capacity) + num_slots + 1
         size = columns + layers * copies * num_slots + rounded_size(listed) + order
-        on_cuda = device.type == "cuda"
-        self._staging = torch.empty(size, dtype=torch.int64, pin_memory=True) if on_cuda else None
-        self._block = torch.empty(size, dtype=torch.int64, device=device)
+        self._numbers: array[int] | None = None
+        if device.type == "cuda":
+            self._staging = torch.empty(size, dtype=torch.int64, pin_memory=True)
+            self._block = torch.empty(size, dtype=torch.int64, device=device)
+        else:
+            # The block lies where Python writes.
+            self._numbers = array("q", bytes(8 * size))
+            self._block = torch.frombuffer(self._numbers, dtype=torch.int64)
         self._num_slots, self._copies = num_slots, copies
         # By length: blocks of a length are cut at the same places.
         self._controls: dict[int, StepControl] = {}
@@ -151,13 +157,15 @@ class ControlBlock:
     def upload(self, flat: Sequence[int]) -> StepControl:
         """The numbers on the device, by one copy that does not wait; they replace those of the step
         before."""
-        numbers, length = torch.tensor(flat, dtype=torch.int64), len(flat)
-        if self._staging is not None:
+        length = len(flat)
+        if self._numbers is not None:
+            self._numbers[:length] = array("q", flat)
+        else:
             # The host has waited for the step before: nothing reads the staging area any more.
-            numbers = self._staging[:length].copy_(numbers)
-        block = self._block[:length].copy_(numbers, non_blocking=True)
+            numbers = self._staging[:length].copy_(torch.tensor(flat, dtype=torch.int64))
+            self._block[:length].copy_(numbers, non_blocking=True)
         control = self._controls.get(length)
         if control is None:
-            control = StepControl(block, self._num_slots, self._copies)
+            control = StepControl(self._block[:length], self._num_slots, self._copies)
             self._controls[length] = control
         return control

@@ -61,19 +61,17 @@ def find_ends(canvas: Canvas, control: StepControl, status: Tensor, end_ids: Ten
         end_ids: ``[E]`` int64.
     """
     shape, columns = (canvas.num_slots, canvas.capacity), control.columns
-    positions = torch.arange(canvas.capacity, device=status.device)
     ends = (canvas.tokens[:, None] == end_ids).any(1).view(shape) & _behind_text(canvas, control)
     first = torch.where(ends.any(1), ends.int().argmax(1), columns.length)
-    before = canvas.masked().view(shape) & (positions < first[:, None])
+    before = canvas.masked().view(shape) & (canvas.positions < first[:, None])
     status[:, 2] = before.sum(1)
     status[:, 3] = first
 
 
 def _behind_text(canvas: Canvas, control: StepControl) -> Tensor:
     """``[S, capacity]`` bool: positions of the region behind which no text is given."""
-    positions = torch.arange(canvas.capacity, device=canvas.tokens.device)
-    behind = positions >= control.loop.text_end[:, None]
-    return behind & (positions < control.columns.length[:, None])
+    behind = canvas.positions >= control.loop.text_end[:, None]
+    return behind & (canvas.positions < control.columns.length[:, None])
 
 
 def pad_behind_end(canvas: Canvas, control: StepControl, status: Tensor) -> Tensor:
@@ -87,9 +85,8 @@ def pad_behind_end(canvas: Canvas, control: StepControl, status: Tensor) -> Tens
     Returns:
         ``[S, 4]`` int64, for :func:`read_cut`.
     """
-    columns, first = control.columns, status[:, 3]
+    columns, first, positions = control.columns, status[:, 3], canvas.positions
     cut = (control.loop.pads > 0) & (first < columns.length)
-    positions = torch.arange(canvas.capacity, device=first.device)
     behind = (positions > first[:, None]) & (positions < columns.length[:, None]) & cut[:, None]
     canvas.tokens.masked_fill_(behind.flatten(), canvas.pad_id)
     return _columns(canvas, control, first.masked_fill(~cut, -1))
@@ -98,8 +95,7 @@ def pad_behind_end(canvas: Canvas, control: StepControl, status: Tensor) -> Tens
 def _columns(canvas: Canvas, control: StepControl, last: Tensor) -> Tensor:
     """The last position that is decoded (-1: no cut), and the masks up to it: behind the block, in
     the block, and in all."""
-    columns = control.columns
-    positions = torch.arange(canvas.capacity, device=last.device)
+    columns, positions = control.columns, canvas.positions
     left = canvas.masked().view(canvas.num_slots, -1) & (positions <= last[:, None])
     behind = left & (positions < columns.block_begin[:, None])
     ahead = left & (positions >= columns.block_end[:, None])

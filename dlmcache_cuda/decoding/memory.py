@@ -114,6 +114,7 @@ def predict(
     predicted = settings.gen_length if policy.head_scope == "all" else settings.block_length
     mask_is_final = policy.mask_is_final and not settings.sampler.rule.leaves_masks
     canvas = copies * entries * 8 + entries * _CANVAS_ENTRY + (entries * 8 if mask_is_final else 0)
+    canvas += capacity * 8  # its positions
     if not settings.sampler.confidence_is_log_prob:
         canvas += entries * 4
     if embeds:

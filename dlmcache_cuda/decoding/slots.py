@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from dlmcache_cuda.decoding.regions import Region
 from dlmcache_cuda.decoding.trace import StepTrace
 from dlmcache_cuda.policies import SlotPlan, SlotView
 from dlmcache_cuda.samplers import CommitRule
+from dlmcache_cuda.samplers.rules import Scheduled
 
 # A step that commits nothing leaves the canvas as it was, so without noise the next one predicts
 # the same; a few more are granted because a refresh or noise may still change the prediction.
@@ -119,12 +122,10 @@ class Slot:
         """Random order: the positions that a step of the block commits."""
         if not self.order or step_in_block < 0:
             return ()
-        # Fixed numbers: how many masks are left makes no difference.
-        masks = self.block_masks
-        first = sum(self.rule.num_commit(i, masks, masks) for i in range(step_in_block))
-        count = self.rule.num_commit(step_in_block, masks, masks)
+        turns = _turns(self.rule, self.block_masks)
+        turn = self.order[turns[step_in_block] : turns[step_in_block + 1]]
         # an early end leaves out what lies behind it
-        return tuple(p for p in self.order[first : first + count] if p < self.end)
+        return tuple(p for p in turn if p < self.end)
 
     def view(self) -> SlotView:
         return SlotView(
@@ -182,3 +183,12 @@ class Slot:
                 return True
             begin = self.block_end
         return False
+
+
+@functools.lru_cache(maxsize=64)
+def _turns(rule: Scheduled, masks: int) -> tuple[int, ...]:
+    """For rules of fixed numbers, by step: where its turn begins in the order of a block that began
+    with so many masks; then where the last one ends."""
+    # How many masks are left makes no difference.
+    numbers = (rule.num_commit(step, masks, masks) for step in range(rule.steps(masks)))
+    return tuple(accumulate(numbers, initial=0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -75,7 +76,7 @@ class StepProgram:
         with timer.phase("rows"):
             step.columns = self.control.columns
             step.masked = canvas.masked()
-            step.listed = self._extra()[1]
+            step.listed = self._extra[1]
             self.policy.mark(step, self.plan)
             rows = self._rows()
         refreshes = self.boundary is not None or any(slot.refresh for slot in self.plan.slots)
@@ -109,6 +110,7 @@ class StepProgram:
         report = status.flatten() if len(report) == 1 else torch.cat(list(report.values()))
         return StepOutput(report, parts, result, candidates, committed, predicted)
 
+    @cached_property
     def _extra(self) -> tuple[Tensor, Tensor, Tensor]:
         """What the control block holds behind its columns: budgets, listed rows, rows that are due
         and their ``cu_rows``."""
@@ -123,7 +125,7 @@ class StepProgram:
         decoder, slots = self.decoder, self.canvas.num_slots
         due = None
         if decoder.random_order:
-            listed = self._extra()[2]
+            listed = self._extra[2]
             due = (listed[: -(slots + 1)], listed[-(slots + 1) :])
         return StepRows(
             self.canvas,
@@ -167,7 +169,7 @@ class StepProgram:
         if budgets is None:
             return None
         layers, slots = len(budgets.rows), len(budgets.rows[0])
-        rows = self._extra()[0].view(layers, slots)
+        rows = self._extra[0].view(layers, slots)
         counts = self.shape.counts
         reliable = counts is not None and None not in counts and not budgets.forces_more
         return LayerBudgets(self.shape.budgets, rows, budgets.rows if reliable else None)
@@ -178,8 +180,7 @@ class StepProgram:
         masked, views = self.step.masked, self.step.slots
         cut = any(view is not None and view.end < view.length for view in views)
         if self.policy.cuts_at_eos and (cut or not self.decoder.exact):
-            positions = torch.arange(self.canvas.capacity, device=masked.device)
-            ahead = positions < self.control.columns.end[:, None]
+            ahead = self.canvas.positions < self.control.columns.end[:, None]
             masked = masked & ahead.flatten()
         return self.canvas.twins(masked)
 

@@ -114,7 +114,7 @@ class StepRows:
 
     def _inside(self, begin: Tensor, end: Tensor) -> Tensor:
         """``[S, capacity]`` bool: the positions ``begin[s] <= p < end[s]``."""
-        positions = torch.arange(self._canvas.capacity, device=begin.device)
+        positions = self._canvas.positions
         return (positions >= begin[:, None]) & (positions < end[:, None])
 
     def places(self, rows: RowList) -> Tensor:

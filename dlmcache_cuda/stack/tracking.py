@@ -154,13 +154,13 @@ class Tracking:
     def whole(self, tests: bool) -> dict[str, Any]:
         """What :func:`dlmcache_cuda.ops.track_layers_` wants to know of an exact step."""
         window, tracked = self._step.window, self.rows
-        testing = torch.tensor([tests and tested for tested in self.testing])
+        testing = bytearray(tests and tested for tested in self.testing)
         return {
             "inputs": self._inputs,
             "found": self._found_rows,
             "tracked_index": tracked.row_index,
             "cu_tracked": tracked.cu_rows,
-            "tested": testing,
+            "tested": torch.frombuffer(testing, dtype=torch.bool),
             "gamma": self.spec.gamma if tests else 0.0,
             "similarity": SIMILARITIES[self.spec.similarity],
             "window_index": window.row_index,

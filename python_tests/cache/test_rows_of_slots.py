@@ -51,9 +51,7 @@ def test_from_bounds_knows_what_the_host_was_told():
 def test_from_bounds_trims_where_no_length_was_asked():
     flags = torch.zeros(12, dtype=torch.bool)
     flags[[0, 1, 3, 4, 8, 10, 11]] = True
-    rows = RowList.from_bounds(
-        bounds(1, 0), bounds(6, 5), 6, None, flags=flags, limit=bounds(2, 5)
-    )
+    rows = RowList.from_bounds(bounds(1, 0), bounds(6, 5), 6, None, flags=flags, limit=bounds(2, 5))
     assert rows.row_index.tolist() == [1, 3, 8, 10]
     assert rows.counts == (2, 2) and not rows.may_have_unused
 

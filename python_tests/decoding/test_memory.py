@@ -82,6 +82,7 @@ def test_buffers_are_exactly_as_predicted(name, cfg_scale):
     assert again.total == predicted.total  # proxies move from one part to the other
     canvas = decoder.canvas
     held = [canvas.network_tokens, canvas.commit_step, canvas.log_confidence, canvas.given]
+    held.append(canvas.positions)
     if canvas.final_mask_id is not None:
         held.append(canvas.tokens)
     assert predicted.canvas == sum(tensor.nbytes for tensor in held)

@@ -35,22 +35,22 @@ STABLE_TORCH_LIBRARY(dlmcache, m) {
   // layers: h [R, W]; six weights a layer or more: attn_norm [W], qkv [(H + 2 Hkv) D, W] in one part or several,
   //   attn_out [W, H D], ff_norm [W], gate_up [2 F, W], ff_out [W, F]; biases of the parts or none; k_cache and v_cache
   //   [layers, M, Hkv, D]
-  //   -> the two terms of the residual stream behind the last layer [R, W], or of what goes into it in rows that are
-  //   not read: read_places [P], cu_read [S + 1]
+  //   -> the residual stream behind the last layer [R, W], or what goes into it in rows that are not read: read_places
+  //   [P], cu_read [S + 1]
   m.def(
       "forward_layers_(Tensor h, Tensor[] weights, Tensor[] biases, Tensor cos_sin, Tensor row_index, Tensor cu_rows, "
       "Tensor kv_lens, int num_heads, float eps, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor? read_places=None, "
-      "Tensor? cu_read=None) -> (Tensor, Tensor)");
+      "Tensor? cu_read=None) -> Tensor");
 
   // tracked_layers: the same with inputs [layers, M, W], found [layers, M] bool; tested [S] bool, limits [S]; lists of
-  //   tracked, window and open rows -> the two terms behind the last layer that ran [R, W], similarities [layers, S]
-  //   fp32
+  //   tracked, window and open rows -> the residual stream behind the last layer that ran [R, W], similarities
+  //   [layers, S] fp32
   m.def(
       "track_layers_(Tensor h, Tensor[] weights, Tensor[] biases, Tensor cos_sin, Tensor row_index, Tensor cu_rows, "
       "Tensor kv_lens, int num_heads, float eps, Tensor(a!) k_cache, Tensor(b!) v_cache, int first_layer, "
       "Tensor(c!) inputs, Tensor(d!) found, Tensor tracked_index, Tensor cu_tracked, Tensor tested, float gamma, "
       "int similarity, Tensor window_index, Tensor cu_window, Tensor open_index, Tensor cu_open, Tensor limits, "
-      "Tensor? read_places=None, Tensor? cu_read=None) -> (Tensor, Tensor, Tensor)");
+      "Tensor? read_places=None, Tensor? cu_read=None) -> (Tensor, Tensor)");
 
   // selected_layers: the same with delta [layers - first, M, W], reference [layers - first, M, r], numbers [layers, S],
   //   sizes by layer, forced [M] bool -> the residual stream behind the last layer [R, W]

@@ -251,7 +251,6 @@ void LayerLoop::feed_forward(int64_t layer) {
   swiglu_.gate_up = gate_up_.data_ptr();
   run("dlmcache::swiglu", swiglu_);
   multiply(activation_, weights.get(layer, kFfOut), std::nullopt, branch_);
-  if (narrows(layer)) widen();
 }
 
 void LayerLoop::advance(int64_t layer) { add_norm(weights.get(layer + 1, kAttnNorm)); }
@@ -270,7 +269,6 @@ void LayerLoop::narrow() {
   sums_[0] = free_sum;
   sums_[1] = read;
   stream_ = &sums_[1];
-  nothing_ = normed_;
   for (Tensor* rows : {&sums_[0], &normed_, &branch_, &attended_, &gate_up_, &activation_}) keep_rows(*rows, count);
   read_q_ = call<1>("dlmcache::gather_rows", q_, places)[0];
 
@@ -280,13 +278,12 @@ void LayerLoop::narrow() {
   attention_.lse = nullptr;
 }
 
-void LayerLoop::widen() {
-  const Tensor& places = *given_.read_places;
-  torch::stable::zero_(nothing_);
-  call<0>("dlmcache::scatter_rows_", unread_, *stream_, places);
-  call<0>("dlmcache::scatter_rows_", nothing_, branch_, places);
-  stream_ = &unread_;
-  branch_ = nothing_;
+const Tensor& LayerLoop::finish(int64_t layer) {
+  // For the sum alone: whatever norm comes with it is not read.
+  add_norm(weights.get(layer, kFfNorm));
+  if (!narrows(layer)) return *stream_;
+  call<0>("dlmcache::scatter_rows_", unread_, *stream_, *given_.read_places);
+  return unread_;
 }
 
 void LayerLoop::add_norm(const Tensor& norm_weight) {

@@ -67,20 +67,21 @@ class LayerLoop {
   void begin(int64_t layer);
   // Queries of the rows; their keys and values go into the layer's cache.
   void project(int64_t layer);
-  // Of the last layer, these two compute the rows that are read; the others come out as they went in.
+  // Of the last layer, these two compute the rows that are read.
   void attend(int64_t layer);
   void feed_forward(int64_t layer);
   bool narrows(int64_t layer) const { return given_.read_places.has_value() && layer + 1 == sizes.layers; }
   // What goes into the layer behind `layer`, and its norm.
   void advance(int64_t layer);
+  // What comes out of `layer`, behind which nothing more is computed: all rows, those that the last layer did not
+  // compute as they went in.
+  const Tensor& finish(int64_t layer);
 
   const Tensor& q() const { return q_; }  // [R, H, D]
   // [R, H] fp32, log-sum-exp of the scores, where asked for and the layer does not narrow.
   const Tensor& lse() const { return lse_; }
-  // Behind feed_forward(): the terms whose sum comes out of the layer. Behind begin() and advance(): the first alone is
-  // what goes into the layer.
+  // Behind begin() and advance(): what goes into the layer.
   const Tensor& stream() const { return *stream_; }
-  const Tensor& branch() const { return branch_; }
 
  private:
   template <typename Params>
@@ -89,14 +90,13 @@ class LayerLoop {
   // Projections of query heads, key-value heads or both.
   void rotate(const Tensor& projected, int64_t heads, int64_t kv_heads);
   void narrow();
-  void widen();
 
   const LayerArguments& given_;
   const int64_t layer_bytes_;  // of a layer's keys
   // The residual stream: of this sum and of the one before.
   Tensor sums_[2];
-  // While the last layer computes the rows that are read: what went into it, and what it adds to the others.
-  Tensor unread_, nothing_;
+  // While the last layer computes the rows that are read: what went into it, of all rows.
+  Tensor unread_;
   Tensor normed_, branch_, qkv_, q_, read_q_, lse_, attended_, gate_up_, activation_;
   const Tensor* stream_;
   RmsNormParams norm_{};

@@ -4,7 +4,6 @@
 #include <torch/csrc/stable/library.h>
 
 #include <optional>
-#include <tuple>
 #include <vector>
 
 #include "ops/layer_loop.h"
@@ -13,12 +12,10 @@
 namespace dlmcache::ops {
 namespace {
 
-std::tuple<Tensor, Tensor> forward_layers_(const Tensor& h, const std::vector<Tensor>& weights,
-                                           const std::vector<Tensor>& biases, const Tensor& cos_sin,
-                                           const Tensor& row_index, const Tensor& cu_rows, const Tensor& kv_lens,
-                                           int64_t num_heads, double eps, const Tensor& k_cache, const Tensor& v_cache,
-                                           const std::optional<Tensor>& read_places,
-                                           const std::optional<Tensor>& cu_read) {
+Tensor forward_layers_(const Tensor& h, const std::vector<Tensor>& weights, const std::vector<Tensor>& biases,
+                       const Tensor& cos_sin, const Tensor& row_index, const Tensor& cu_rows, const Tensor& kv_lens,
+                       int64_t num_heads, double eps, const Tensor& k_cache, const Tensor& v_cache,
+                       const std::optional<Tensor>& read_places, const std::optional<Tensor>& cu_read) {
   const LayerArguments given{"forward_layers_", h,         weights, biases,  cos_sin, row_index,   cu_rows,
                              kv_lens,           num_heads, eps,     k_cache, v_cache, read_places, cu_read};
   LayerLoop loop(given);
@@ -30,7 +27,7 @@ std::tuple<Tensor, Tensor> forward_layers_(const Tensor& h, const std::vector<Te
     loop.attend(layer);
     loop.feed_forward(layer);
   }
-  return {loop.stream(), loop.branch()};
+  return loop.finish(loop.sizes.layers - 1);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { DLMCACHE_IMPL(m, "forward_layers_", forward_layers_); }

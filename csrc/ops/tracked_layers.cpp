@@ -142,7 +142,7 @@ class Follower {
   Tensor tracked_places_, window_places_, q_old_, k_old_;
 };
 
-std::tuple<Tensor, Tensor, Tensor> track_layers_(
+std::tuple<Tensor, Tensor> track_layers_(
     const Tensor& h, const std::vector<Tensor>& weights, const std::vector<Tensor>& biases, const Tensor& cos_sin,
     const Tensor& row_index, const Tensor& cu_rows, const Tensor& kv_lens, int64_t num_heads, double eps,
     const Tensor& k_cache, const Tensor& v_cache, int64_t first_layer, const Tensor& inputs, const Tensor& found,
@@ -180,7 +180,9 @@ std::tuple<Tensor, Tensor, Tensor> track_layers_(
   Follower follower(given, loop, inputs, found, tracked, tested, gamma, similarity, window, open, limits);
   loop.begin(first_layer);
   bool failed = false;
-  for (int64_t layer = first_layer; layer < n.layers && !failed; ++layer) {
+  int64_t next = first_layer;
+  while (next < n.layers && !failed) {
+    const int64_t layer = next++;
     const LayerRange range(layer);
     if (layer > first_layer) loop.advance(layer - 1);
     follower.remember(layer);
@@ -190,7 +192,7 @@ std::tuple<Tensor, Tensor, Tensor> track_layers_(
     follower.follow(layer);
     loop.feed_forward(layer);
   }
-  return {loop.stream(), loop.branch(), similarities};
+  return {loop.finish(next - 1), similarities};
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dlmcache, CPU, m) { DLMCACHE_IMPL(m, "track_layers_", track_layers_); }

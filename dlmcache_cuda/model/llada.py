@@ -215,8 +215,7 @@ class Llada:
         h = self.embed(tokens, rows, prompt_embeds)
         few = ReadRows.among(rows, read)
         if self.whole_stack.takes(rows, cache, lengths):
-            h, ff_out = self.whole_stack.forward(h, rows, cos_sin, cache, lengths, few)
-            return h + ff_out
+            return self.whole_stack.forward(h, rows, cos_sin, cache, lengths, few)
         normed, last = self.layers[0].normed(h), len(self.layers) - 1
         for number, block in enumerate(self.layers):
             k_cache, v_cache = cache.k[number], cache.v[number]

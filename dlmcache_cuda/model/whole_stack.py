@@ -67,13 +67,13 @@ class WholeStack:
         cache: KVCache,
         key_lengths: KeyLengths,
         read: ReadRows | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """What all blocks make of the embeddings ``h [R, W]``: the two terms of the residual stream
-        behind the last one."""
+    ) -> Tensor:
+        """What all blocks make of the embeddings ``h [R, W]``: the residual stream behind the last
+        one."""
         tensors = self._tensors()
         arguments = self._arguments(tensors, h, rows, cos_sin, cache, key_lengths)
-        terms = ops.forward_layers_(*arguments, **_read_arguments(read, tensors.packed))
-        return _first(terms[0], h), _first(terms[1], h)
+        out = ops.forward_layers_(*arguments, **_read_arguments(read, tensors.packed))
+        return _first(out, h)
 
     def forward_tracked(
         self,
@@ -85,17 +85,17 @@ class WholeStack:
         first_layer: int,
         read: ReadRows | None,
         **tracking: Any,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         """From a layer on, whose inputs ``h`` are, up to the first in which a test fails; see
         :func:`dlmcache_cuda.ops.track_layers_`."""
         tensors = self._tensors(self._layers[0].num_heads * cos_sin.shape[1])
         arguments = self._arguments(tensors, h, rows, cos_sin, cache, key_lengths)
         if tensors.packed:
             tracking["tracked_index"] = _and_unused(tracking["tracked_index"])
-        *terms, similarities = ops.track_layers_(
+        out, similarities = ops.track_layers_(
             *arguments, first_layer, **tracking, **_read_arguments(read, tensors.packed)
         )
-        return _first(terms[0], h), _first(terms[1], h), similarities
+        return _first(out, h), similarities
 
     def forward_selected(
         self,

@@ -24,7 +24,7 @@ def forward_layers_(
     v_cache: Tensor,
     read_places: Tensor | None = None,
     cu_read: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """Takes packed rows through all blocks of a LLaDA; their keys and values go into the cache.
 
     For every layer, in this order: RMSNorm (:func:`~dlmcache_cuda.ops.add_rms_norm`), the product
@@ -56,8 +56,8 @@ def forward_layers_(
             None: all rows are read.
 
     Returns:
-        The two terms of the residual stream behind the last layer, ``[R, W]`` each: their sum is
-        what the final norm reads. In rows that are not read it is what went into the last layer.
+        ``[R, W]``, the residual stream behind the last layer: what the final norm reads. In rows
+        that are not read it is what went into the last layer.
 
     Raises:
         RuntimeError: a shape, dtype, device, stride or (on a CPU) an index is not as above.
@@ -83,5 +83,5 @@ def _(
     v_cache: Tensor,
     read_places: Tensor | None = None,
     cu_read: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    return h.new_empty(h.shape), h.new_empty(h.shape)
+) -> Tensor:
+    return h.new_empty(h.shape)

@@ -37,7 +37,7 @@ def track_layers_(
     limits: Tensor,
     read_places: Tensor | None = None,
     cu_read: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """:func:`~dlmcache_cuda.ops.forward_layers_` from ``first_layer`` on, which also tests whether
     the attention of tracked rows drifts and finds the rows to be tracked next (Elastic-Cache, arXiv
     2510.14973, algorithm 1). It ends behind the last layer, or behind the first in which a slot's
@@ -71,9 +71,8 @@ def track_layers_(
         read_places, cu_read: as in ``forward_layers_``; they matter where the last layer runs.
 
     Returns:
-        Two terms ``[R, W]``, whose sum comes out of the last layer that ran, and ``[layers, S]``
-        float32: what was measured, infinity for slots that were not tested and layers that did not
-        run.
+        ``[R, W]``, what comes out of the last layer that ran, and ``[layers, S]`` float32: what was
+        measured, infinity for slots that were not tested and layers that did not run.
 
     Raises:
         RuntimeError: a shape, dtype, stride or index is not as above.
@@ -101,6 +100,6 @@ def _(
     first_layer: int,
     inputs: Tensor,
     *lists: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     similarities = h.new_empty((len(k_cache), len(kv_lens)), dtype=torch.float32)
-    return h.new_empty(h.shape), h.new_empty(h.shape), similarities
+    return h.new_empty(h.shape), similarities

@@ -57,7 +57,7 @@ def forward_layers_(
     v_cache: Tensor,
     read_places: Tensor | None = None,
     cu_read: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """See :func:`dlmcache_cuda.ops.forward_layers_`; float64 is accepted too."""
     capacity, head_dim = cos_sin.shape
     ff_out = None
@@ -76,16 +76,11 @@ def forward_layers_(
         attended = attention_rows(q, k, v, cu_rows, kv_lens, capacity, head_dim**-0.5)[0]
         h, normed = add_rms_norm(h, F.linear(attended.flatten(1), out), ff_norm, eps)
         ff_out = F.linear(swiglu(F.linear(normed, gate_up)), down)
-        if narrows:
-            h, ff_out = among_all(whole, h, ff_out, read_places)
-    return h, ff_out
+    return among_all(whole, h + ff_out, read_places) if narrows else h + ff_out
 
 
-def among_all(
-    whole: Tensor, h: Tensor, ff_out: Tensor, read_places: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The two terms of the rows that were read, among rows that stay as they were."""
-    terms = (whole.clone(), h), (torch.zeros_like(whole), ff_out)
-    for all_rows, rows in terms:
-        scatter_rows_(all_rows, rows, read_places)
-    return terms[0][0], terms[1][0]
+def among_all(whole: Tensor, read: Tensor, read_places: Tensor) -> Tensor:
+    """The rows that were read, among rows that stay as they were."""
+    whole = whole.clone()
+    scatter_rows_(whole, read, read_places)
+    return whole

@@ -47,7 +47,7 @@ def track_layers_(
     limits: Tensor,
     read_places: Tensor | None = None,
     cu_read: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """See :func:`dlmcache_cuda.ops.track_layers_`; float64 is accepted too."""
     capacity, head_dim = cos_sin.shape
     scale, width = head_dim**-0.5, num_heads * head_dim
@@ -93,8 +93,7 @@ def track_layers_(
         attended = attention_rows(q, k, v, cu_attending, kv_lens, capacity, scale)[0]
         h, normed = add_rms_norm(h, F.linear(attended.flatten(1), out), ff_norm, eps)
         ff_out = F.linear(swiglu(F.linear(normed, gate_up)), down)
-        if narrows:
-            h, ff_out = among_all(whole, h, ff_out, read_places)
         if (measured[layer] < gamma).any():
             break
-    return h, ff_out, measured
+    out = among_all(whole, h + ff_out, read_places) if narrows else h + ff_out
+    return out, measured

@@ -44,19 +44,19 @@ class RunAtOnce(Run):
                 carried, h = h, ops.gather_rows(tracking.inputs[first], rows.row_index)
                 ops.scatter_rows_(h, carried, self.rows.places_in(rows))
             self.rows = rows
-        h, ff_out, similarities = self.model.whole_stack.forward_tracked(
+        h, similarities = self.model.whole_stack.forward_tracked(
             h, rows, self.cos_sin, self.cache, self.step.key_lengths, first,
             ReadRows.among(rows, self.step.read),
             **tracking.whole(self.tests),
         )  # fmt: skip
         following = layers
         if self.tests:
-            for layer, measured in enumerate(similarities[first:].tolist(), first):
+            for layer, measured in enumerate(similarities.tolist()[first:], first):
                 if self._note_failed(layer, measured):
                     following = layer + 1
                     break
         self.layer_rows += [rows] * (following - first)
-        return h + ff_out, following
+        return h, following
 
     def _selected_layers(self, h: Tensor) -> Tensor:
         """All of them."""

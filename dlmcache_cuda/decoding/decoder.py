@@ -293,7 +293,7 @@ class SlotDecoder:
 
     def _read(self, output: StepOutput) -> list[int]:
         """The report on the host, which waits for it."""
-        return output.report.tolist()
+        return [number for part in output.report for number in part.tolist()]
 
     def _advance(self, plan: StepPlan, outcome: StepOutcome) -> dict[int, DecodedSequence]:
         active = [(place, slot) for place, slot in enumerate(self.slots) if slot is not None]

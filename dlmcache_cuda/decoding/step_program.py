@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 class StepOutput:
     """What a step leaves on the device. A captured step overwrites it when it runs again."""
 
-    report: Tensor
-    """int64: what the host has to know, see :meth:`StepOutcome.read`."""
+    report: list[Tensor]
+    """What the host has to know, see :meth:`StepOutcome.read`; a single int64 tensor, unless the
+    step is exact."""
     parts: dict[str, int]
     """Its parts, in order, and how many numbers each has."""
     result: StackResult
@@ -107,8 +108,10 @@ class StepProgram:
         parts = {name: part.numel() for name, part in report.items()}
         wanted = self.decoder.recorder or self.decoder.settings.drafts
         predicted = (rows.predicted, prediction) if wanted else None
-        report = status.flatten() if len(report) == 1 else torch.cat(list(report.values()))
-        return StepOutput(report, parts, result, candidates, committed, predicted)
+        told = list(report.values())
+        if not self.decoder.exact:
+            told = [torch.cat(told)]
+        return StepOutput(told, parts, result, candidates, committed, predicted)
 
     @cached_property
     def _extra(self) -> tuple[Tensor, Tensor, Tensor]:

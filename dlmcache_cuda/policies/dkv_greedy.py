@@ -11,6 +11,7 @@ here), nearest first, left and right in turn.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -68,6 +69,9 @@ class DkvGreedy(CachePolicy):
         super().attach(frame)
         # Of each slot, before the step that was planned last.
         self._masks: list[Sequence[int]] = [()] * frame.num_slots
+        # All False; in a copy, one entry more takes the unused places of the list.
+        rows = frame.num_slots * frame.capacity
+        self._none = torch.zeros(rows + 1, dtype=torch.bool, device=frame.device)
 
     def plan(self, step: StepView) -> StepPlan:
         masks_before = self._masks
@@ -86,9 +90,7 @@ class DkvGreedy(CachePolicy):
         return SlotPlan(0, view.length, refresh=False, marked=True, rows=rows)
 
     def mark(self, step: StepView, plan: StepPlan) -> None:
-        flags = self.frame.flags()
-        # One entry more, -1, takes the unused places of the list.
-        marks = torch.cat((flags, flags[:1])).index_fill_(0, step.listed, True)
+        marks = self._none.index_fill(0, step.listed, True)
         plan.marks = self.frame.twinned(marks[:-1])
 
     def max_rows(self, view: SlotView, plan: SlotPlan) -> int:
@@ -108,10 +110,15 @@ class DkvGreedy(CachePolicy):
 
 def _nearest(center: int, masks: Sequence[int], taken: set[int], count: int) -> list[int]:
     """Up to ``count`` masks around ``center``, left and right in turn, nearest first."""
-    free = [p for p in masks if p != center and p not in taken]
-    sides = [[p for p in free if p < center], [p for p in reversed(free) if p > center]]
+    left, right = masks[: bisect_left(masks, center)], masks[bisect_right(masks, center) :]
+    sides = [(p for p in side if p not in taken) for side in (left[::-1], right)]
     chosen: list[int] = []
-    while len(chosen) < count and any(sides):
-        side = sides[len(chosen) % 2] or sides[1 - len(chosen) % 2]
-        chosen.append(side.pop())
+    while len(chosen) < count:
+        turn = len(chosen) % 2
+        found = next(sides[turn], None)
+        if found is None:
+            found = next(sides[1 - turn], None)
+        if found is None:
+            break
+        chosen.append(found)
     return chosen

@@ -127,7 +127,8 @@ class Following(SlotDecoder):
 
     def _read(self, output: Any) -> list[int]:
         report = self.reports.pop(0)
-        assert output.report.shape == (len(report),) and output.report.dtype == torch.int64
+        (told,) = output.report
+        assert told.shape == (len(report),) and told.dtype == torch.int64
         return report
 
     def _result(self, place: int, slot: Any, status: Any, reason: str) -> str:

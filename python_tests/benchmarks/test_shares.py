@@ -53,9 +53,9 @@ def test_times_operators_and_products_alone():
     assert clock.seconds == after
 
 
-@pytest.mark.parametrize("wrong", [["--sequences", "0"], ["--rounds", "0"], ["--threads", "1", "0"]])
+@pytest.mark.parametrize("wrong", ["--sequences", "--rounds", "--threads"])
 def test_rejects(wrong, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["shares", *wrong])
+    monkeypatch.setattr(sys, "argv", ["shares", wrong, "0"])
     with pytest.raises(SystemExit):
         shares.main()
     assert "must be at least 1, got 0" in capsys.readouterr().err

@@ -9,7 +9,6 @@ Markdown table and writes JSON.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
+from benchmarks.lines import write_lines
 from dlmcache_cuda.benchmark.machine import describe
 from dlmcache_cuda.benchmark.measure import make_decoder
 from dlmcache_cuda.benchmark.models import ModelSpec
@@ -144,10 +144,8 @@ def main() -> None:
     header |= {"model": arguments.model, "canvas": arguments.canvas, "rounds": arguments.rounds}
     found = measure(model, arguments.model, arguments.canvas, arguments.rounds)
     lines = lines_of(found, arguments.canvas)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps({"header": header, "lines": lines}, indent=2) + "\n")
     print(table(lines))
-    print(f"\nwritten to {arguments.out}")
+    write_lines(arguments.out, header, lines)
 
 
 if __name__ == "__main__":

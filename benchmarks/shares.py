@@ -9,7 +9,6 @@ policies, one after the other. Prints a Markdown table and writes JSON.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from rich.progress import Progress
 
+from benchmarks.lines import write_lines
 from dlmcache_cuda.benchmark.machine import describe
 from dlmcache_cuda.benchmark.matrix import Matrix
 from dlmcache_cuda.benchmark.measure import make_decoder
@@ -182,10 +182,8 @@ def main() -> None:
         torch.set_num_threads(threads)
         found = measure(model, arguments.policies, arguments.sequences, arguments.rounds)
         lines += lines_of(found, threads)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps({"header": header, "lines": lines}, indent=2) + "\n")
     print(table(lines))
-    print(f"\nwritten to {arguments.out}")
+    write_lines(arguments.out, header, lines)
 
 
 if __name__ == "__main__":

@@ -181,8 +181,10 @@ class StepProgram:
         """Masks that will be decoded, of all slots of the network. Those behind an early end are
         keys like any other."""
         masked, views = self.step.masked, self.step.slots
-        cut = any(view is not None and view.end < view.length for view in views)
-        if self.policy.cuts_at_eos and (cut or not self.decoder.exact):
+        if self.policy.cuts_at_eos and (
+            not self.decoder.exact
+            or any(view is not None and view.end < view.length for view in views)
+        ):
             ahead = self.canvas.positions < self.control.columns.end[:, None]
             masked = masked & ahead.flatten()
         return self.canvas.twins(masked)

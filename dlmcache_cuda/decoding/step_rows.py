@@ -126,11 +126,10 @@ class StepRows:
         """The row that predicts each predicted position; with ``slice_shift`` one may predict
         two."""
         predicted = self.predicted
-        if not self._shift:
-            return predicted
+        if not (self._shift and self._shape_of_step.sliced):
+            return predicted.shifted(self._shift)
         row_index = predicted.row_index - self._shift
-        if self._shape_of_step.sliced:
-            row_index = row_index.maximum(self._floor(predicted.row_index))
+        row_index = row_index.maximum(self._floor(predicted.row_index))
         row_index = row_index.masked_fill(predicted.row_index < 0, -1)
         return RowList(row_index, predicted.cu_rows, None, predicted.capacity)
 

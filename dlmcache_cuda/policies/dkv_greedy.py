@@ -14,6 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 
@@ -115,9 +116,7 @@ def _nearest(center: int, masks: Sequence[int], taken: set[int], count: int) -> 
     chosen: list[int] = []
     while len(chosen) < count:
         turn = len(chosen) % 2
-        found = next(sides[turn], None)
-        if found is None:
-            found = next(sides[1 - turn], None)
+        found = next(chain(sides[turn], sides[1 - turn]), None)
         if found is None:
             break
         chosen.append(found)

@@ -35,7 +35,7 @@ class Tracking:
         self._found_rows = self._found[:, :-1]
         self.tracked = torch.zeros(num_rows, **flags)
         slots = {"dtype": torch.int64, "device": model.device}
-        #: ``[S]`` int64, where each slot begins.
+        # ``[S]``, the first position of every slot.
         self.first = torch.zeros(cache.num_slots, **slots)
         self._limits = torch.full((cache.num_slots,), spec.track_num, **slots)
         none = [0] * cache.num_slots

@@ -25,7 +25,7 @@ _PACKED_FROM = 2**18
 # Up to how many rows, and to a multiple of what their number is rounded up then. oneDNN prepares
 # a product anew for every number of rows, about a millisecond and 0.57 MiB each whatever the size,
 # and keeps a thousand; where there are more rows than these a copy of them would be large.
-_ROUNDING = ((8, 1), (64, 4), (256, 8), (1024, 32))
+_ROUNDING = ((8, 1), (64, 4), (128, 8), (256, 16), (512, 32), (1024, 64))
 
 
 @functools.cache

@@ -60,6 +60,7 @@ def stack_proxies(model: Llada, rank: float) -> int:
         if any(lacking):
             if entry.directions is None or entry.directions.rank < r:
                 entry.directions = _directions(model, r, min(limit, max(r, STORED_RANK)))
+            model.whole_stack.forget()
             for layer, lacks, s, v in zip(model.layers, lacking, *entry.directions, strict=True):
                 if lacks:
                     proxy = (s[:r, None] * v[:r]).to(model.device, model.dtype)

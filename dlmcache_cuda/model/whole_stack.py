@@ -145,16 +145,25 @@ class WholeStack:
             proxy_rank: rows of the proxy that stand below them.
         """
         wanted = (*cuts, self._layers[0].weights.qkv_rows + proxy_rank)
-        now = self._stored()
         stored, tensors = self._known
-        tensors = tensors if _same(stored, now) else {}
+        if not _same(stored, self._stored()):
+            tensors = {}
         if wanted not in tensors:
-            _cut([layer.weights.qkv for layer in self._layers], wanted)
-            cut = self._stored()
-            tensors = tensors if _same(now, cut) else {}
-            tensors = {**tensors, wanted: _tensors(cut, wanted[-1])}
-            self._known = cut, tensors
+            projections = [layer.weights.qkv for layer in self._layers]
+            if _lack_cuts(projections, wanted):
+                del stored
+                tensors = {}
+                self.forget()
+                _cut(projections, wanted)
+            stored = self._stored()
+            tensors = {**tensors, wanted: _tensors(stored, wanted[-1])}
+            self._known = stored, tensors
         return tensors[wanted]
+
+    def forget(self) -> None:
+        """Holds no weights until it is called again: before those of all layers are replaced, so
+        that not all of the old ones are in memory beside the new ones."""
+        self._known = [], {}
 
     def _stored(self) -> list[Any]:
         """Weights of every layer, then as what projections are stored: others once a proxy was put
@@ -167,12 +176,27 @@ def _same(some: Sequence[object], others: Sequence[object]) -> bool:
     return len(some) == len(others) and all(map(operator.is_, some, others))
 
 
+def _edges(projections: Sequence[Linear], rows: Iterable[int]) -> frozenset[int]:
+    """Where packed ones are divided then: all of them alike."""
+    packed = (matrix for matrix in projections if isinstance(matrix, PackedLinear))
+    return frozenset(rows).union(*(matrix.edges for matrix in packed))
+
+
+def _lack_cuts(projections: Sequence[Linear], rows: Iterable[int]) -> bool:
+    """Whether packed ones are not divided there yet."""
+    edges = _edges(projections, rows)
+    return any(
+        isinstance(matrix, PackedLinear) and not matrix.edges.issuperset(edges)
+        for matrix in projections
+    )
+
+
 def _cut(projections: Sequence[Linear], rows: Iterable[int]) -> None:
-    """Divides packed ones at these rows, all of them alike."""
-    packed = [matrix for matrix in projections if isinstance(matrix, PackedLinear)]
-    edges = frozenset(rows).union(*(matrix.edges for matrix in packed))
-    for matrix in packed:
-        matrix.cut(edges)
+    """Divides packed ones at these rows."""
+    edges = _edges(projections, rows)
+    for matrix in projections:
+        if isinstance(matrix, PackedLinear):
+            matrix.cut(edges)
 
 
 def _tensors(of: Sequence[Any], rows: int) -> _Tensors | None:

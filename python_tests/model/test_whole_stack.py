@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 
@@ -9,7 +11,9 @@ import dlmcache_cuda
 from dlmcache_cuda.cache import RowList
 from dlmcache_cuda.model import attention, packed, whole_stack
 from dlmcache_cuda.model.attention import KeyLengths
+from dlmcache_cuda.model.packed import PackedLinear
 from dlmcache_cuda.model.proxy import stack_proxies
+from dlmcache_cuda.model.weights import BlockWeights
 from dlmcache_cuda.model.whole_stack import WholeStack
 from dlmcache_cuda.testing.tiny_model import random_model
 
@@ -91,6 +95,45 @@ def test_divided_projections_change_nothing(family, taken, storage):
         for weight in stored:
             assert not weight.is_mkldnn or any(weight is other for other in given)
     assert taken == [True] * 9
+
+
+def test_layers_are_divided_one_after_the_other(monkeypatch):
+    """Of one layer alone both the whole projections and their parts are in memory."""
+    if not packed.packs("cpu", torch.float32):
+        pytest.skip("this torch cannot pack matrices (no oneDNN)")
+    monkeypatch.setattr(packed, "_PACKED_FROM", 1)
+    model = random_model(3, device="cpu", n_layers=5)
+    stack = model.whole_stack
+    stack._tensors()
+    before = [weakref.ref(layer.weights.qkv.stored[0].weight) for layer in model.layers]
+    alive = []
+    cut = PackedLinear.cut
+
+    def count(matrix, edges):
+        alive.append(sum(weight() is not None for weight in before))
+        return cut(matrix, edges)
+
+    monkeypatch.setattr(PackedLinear, "cut", count)
+    stack._tensors(model.config.d_model)
+    assert alive == [5, 4, 3, 2, 1]
+    stack._tensors(model.config.d_model)
+    assert len(alive) == 5
+
+
+def test_layers_get_their_proxies_one_after_the_other(monkeypatch, storage):
+    model = random_model(3, device="cpu", n_layers=5)
+    passes(model)
+    before = [weakref.ref(layer.weights.qkv.stored[0].weight) for layer in model.layers]
+    alive = []
+    with_proxy = BlockWeights.with_proxy
+
+    def count(weights, proxy):
+        alive.append(sum(weight() is not None for weight in before))
+        return with_proxy(weights, proxy)
+
+    monkeypatch.setattr(BlockWeights, "with_proxy", count)
+    stack_proxies(model, 4)
+    assert alive == [5, 4, 3, 2, 1]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

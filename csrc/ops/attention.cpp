@@ -24,9 +24,10 @@ std::tuple<Tensor, Tensor> attention_rows(const Tensor& q, const Tensor& k_cache
   STD_TORCH_CHECK(capacity >= 0, kOp, ": capacity must not be negative, got ", capacity);
   STD_TORCH_CHECK(kv_lens.dim() == 1, kOp, ": kv_lens must have shape [*], got ", shape_string(kv_lens));
   const int64_t num_slots = kv_lens.size(0);
-  check_shape(kOp, "k_cache", k_cache, {num_slots * capacity, -1, head_size});
+  const int64_t num_positions = count_positions(kOp, num_slots, capacity);
+  check_shape(kOp, "k_cache", k_cache, {num_positions, -1, head_size});
   const int64_t num_kv_heads = k_cache.size(1);
-  check_shape(kOp, "v_cache", v_cache, {num_slots * capacity, num_kv_heads, head_size});
+  check_shape(kOp, "v_cache", v_cache, {num_positions, num_kv_heads, head_size});
   STD_TORCH_CHECK(num_kv_heads > 0 && q.size(1) % num_kv_heads == 0, kOp, ": q has ", q.size(1),
                   " heads, which must be a multiple of the ", num_kv_heads, " heads of k_cache");
   const DType dtype = check_float(kOp, "q", q);

@@ -29,7 +29,7 @@ AttentionMassParams check_attention(const char* op, const Tensor& q, const Tenso
   p.num_slots = kv_lens.size(0);
   p.capacity = capacity;
   p.scale = static_cast<float>(scale);
-  check_shape(op, "k_cache", k_cache, {p.num_slots * capacity, -1, p.head_size});
+  check_shape(op, "k_cache", k_cache, {count_positions(op, p.num_slots, capacity), -1, p.head_size});
   p.num_kv_heads = k_cache.size(1);
   STD_TORCH_CHECK(p.num_kv_heads > 0 && p.num_heads % p.num_kv_heads == 0, op, ": q has ", p.num_heads,
                   " heads, which must be a multiple of the ", p.num_kv_heads, " heads of k_cache");

@@ -77,6 +77,14 @@ inline void check_row_contiguous(const char* op, const char* name, const Tensor&
                   " must be contiguous in its last dimension");
 }
 
+// Positions of all slots: shapes are compared with their number, so that it must not wrap around.
+inline int64_t count_positions(const char* op, int64_t num_slots, int64_t capacity) {
+  int64_t count = 0;
+  STD_TORCH_CHECK(!__builtin_mul_overflow(num_slots, capacity, &count), op, ": ", num_slots, " slots of capacity ",
+                  capacity, " have more positions than int64 counts");
+  return count;
+}
+
 // A contiguous int64 vector of `size` entries (-1: any) on the device of `like`.
 inline const int64_t* check_index(const char* op, const char* name, const Tensor& tensor, int64_t size,
                                   const Tensor& like, const char* like_name) {

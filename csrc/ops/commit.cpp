@@ -60,7 +60,7 @@ std::tuple<Tensor, Tensor> commit(const Tensor& tokens, const Tensor& commit_ste
   p.row_index = check_index(kOp, "row_index", row_index, -1, tokens, "tokens");
   p.num_rows = row_index.size(0);
   p.num_slots = check_cu_rows(kOp, cu_rows, p.num_rows);
-  const int64_t num_positions = p.num_slots * capacity;
+  const int64_t num_positions = count_positions(kOp, p.num_slots, capacity);
   p.tokens = const_cast<int64_t*>(check_index(kOp, "tokens", tokens, num_positions, tokens, "tokens"));
   p.commit_step = const_cast<int64_t*>(check_index(kOp, "commit_step", commit_step, num_positions, tokens, "tokens"));
   p.commit_log_confidence =

@@ -29,7 +29,7 @@ Tensor density(const Tensor& known, const Tensor& begin, const Tensor& end, int6
   const int64_t num_slots = begin.size(0);
   STD_TORCH_CHECK(capacity >= 0, kOp, ": capacity must not be negative, got ", capacity);
   STD_TORCH_CHECK(sigma > 0.0 && std::isfinite(sigma), kOp, ": sigma must be positive and finite, got ", sigma);
-  check_shape(kOp, "known", known, {num_slots * capacity});
+  check_shape(kOp, "known", known, {count_positions(kOp, num_slots, capacity)});
   check_dtype(kOp, "known", known, ScalarType::Bool);
   check_contiguous(kOp, "known", known);
   DensityParams p{};

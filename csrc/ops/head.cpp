@@ -271,8 +271,8 @@ Outputs logits_reduce_cuda(const Tensor& logits, std::optional<Tensor> suppress_
       check_logits(logits, {suppress_ids, confidence_suppress_ids, temperature, row_index, capacity, seeds, steps});
   const auto reduce = [&](const VocabReduceParams& p) { run_cuda(kLogitsOp, cuda::launch_vocab_reduce, p, logits); };
   const auto finish = [&](const VocabReduceParams& p) { run_cuda(kLogitsOp, cuda::launch_vocab_finish, p, logits); };
-  // The kernel strikes suppressed ids out of the logits themselves; the caller's stay as they are.
-  const Tensor own = suppress_ids ? torch::stable::clone(logits) : logits;
+  // The kernel strikes ids of both lists out of the logits themselves; the caller's stay as they are.
+  const Tensor own = suppress_ids || confidence_suppress_ids ? torch::stable::clone(logits) : logits;
   return logits_reduce(own, params, extras, plan_cuda(params.num_rows, logits.size(1)), reduce, finish);
 }
 

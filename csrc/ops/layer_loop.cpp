@@ -62,6 +62,12 @@ void check_read(const LayerArguments& given, const LayerSizes& n) {
 
 }  // namespace
 
+Tensor contiguous_rows(const char* op, const Tensor& h) {
+  check_shape(op, "h", h, {-1, -1});
+  check_row_contiguous(op, "h", h);
+  return h.is_contiguous() ? h : torch::stable::contiguous(h);
+}
+
 LayerWeights weights_of(const LayerArguments& given) {
   check_shape(given.op, "h", given.h, {-1, -1});
   check_shape(given.op, "k_cache", given.k_cache, {-1, -1, -1, -1});
@@ -84,8 +90,9 @@ LayerSizes check_layers(const LayerArguments& given, const LayerWeights& checked
   n.capacity = cos_sin.size(0);
   n.slots = kv_lens.size(0);
   check_shape(op, "v_cache", v_cache, {n.layers, n.cached, n.kv_heads, n.head_size});
-  STD_TORCH_CHECK(n.cached == n.slots * n.capacity, op, ": k_cache must have slots * capacity = ", n.slots, " * ",
-                  n.capacity, " rows (entries of kv_lens, rows of cos_sin), got ", n.cached);
+  STD_TORCH_CHECK(n.cached == count_positions(op, n.slots, n.capacity), op,
+                  ": k_cache must have slots * capacity = ", n.slots, " * ", n.capacity,
+                  " rows (entries of kv_lens, rows of cos_sin), got ", n.cached);
   STD_TORCH_CHECK(n.kv_heads > 0 && num_heads > 0 && num_heads % n.kv_heads == 0, op, ": num_heads is ", num_heads,
                   ", it must be a positive multiple of the ", n.kv_heads, " heads of k_cache");
   STD_TORCH_CHECK(n.head_size % 2 == 0, op, ": the head size (last dimension of k_cache) must be even, got ",

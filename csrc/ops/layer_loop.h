@@ -49,6 +49,9 @@ struct LayerSizes {
   int64_t qkv() const { return (heads + 2 * kv_heads) * head_size; }
 };
 
+// `h` for operators whose parts take it one row after the other.
+Tensor contiguous_rows(const char* op, const Tensor& h);
+
 // The weights, checked for their number alone.
 LayerWeights weights_of(const LayerArguments& given);
 

@@ -33,11 +33,12 @@ std::tuple<Tensor, Tensor> build_rows(const Tensor& begin, const Tensor& end, in
   const int64_t num_slots = begin.size(0);
   STD_TORCH_CHECK(capacity > 0, kBuild, ": capacity must be positive, got ", capacity);
   STD_TORCH_CHECK(max_rows >= 0, kBuild, ": max_rows must not be negative, got ", max_rows);
+  const int64_t num_positions = count_positions(kBuild, num_slots, capacity);
   BuildRowsParams p{};
   p.begin = check_index(kBuild, "begin", begin, num_slots, begin, "begin");
   p.end = check_index(kBuild, "end", end, num_slots, begin, "begin");
   if (flags) {
-    check_shape(kBuild, "flags", *flags, {num_slots * capacity});
+    check_shape(kBuild, "flags", *flags, {num_positions});
     check_dtype(kBuild, "flags", *flags, ScalarType::Bool);
     check_same_device(kBuild, "flags", *flags, begin, "begin");
     check_contiguous(kBuild, "flags", *flags);
@@ -81,7 +82,7 @@ Tensor find_rows(const Tensor& row_index, const Tensor& cu_rows, const Tensor& q
   p.cu_rows = check_index(kFind, "cu_rows", cu_rows, -1, row_index, "row_index");
   p.query = check_index(kFind, "query", query, -1, row_index, "row_index");
   const int64_t num_slots = check_cu_rows(kFind, cu_rows, row_index.size(0));
-  check_index_range(kFind, "query", query, num_slots * capacity);
+  check_index_range(kFind, "query", query, count_positions(kFind, num_slots, capacity));
 
   Tensor place = torch::stable::new_empty(query, {query.size(0)});
   p.num_queries = query.size(0);

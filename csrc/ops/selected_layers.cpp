@@ -211,7 +211,8 @@ Tensor select_layers_(const Tensor& h, const std::vector<Tensor>& weights, const
   STD_TORCH_CHECK(kv_rows != kValues || signal == kValue, kOp, ": kv_rows 2 (values) goes with signal 2 (value) only");
   STD_TORCH_CHECK(signal == kProxy ? proxy_rank > 0 : proxy_rank == 0, kOp,
                   ": proxy_rank must be positive with signal 1 (proxy) and 0 without, got ", proxy_rank);
-  const LayerArguments given{kOp,     h,       weights,   biases, cos_sin, row_index,
+  const Tensor entered = contiguous_rows(kOp, h);
+  const LayerArguments given{kOp,     entered, weights,   biases, cos_sin, row_index,
                              cu_rows, kv_lens, num_heads, eps,    k_cache, v_cache};
   const LayerWeights checked = weights_of(given);
   const LayerSizes n = check_layers(given, checked, proxy_rank);

@@ -48,7 +48,8 @@ Tensor tracked_similarity(const Tensor& q_old, const Tensor& q_new, const Tensor
   check_contiguous(kOp, "q_old", q_old);
   p.q_old = q_old.data_ptr();
   p.q_new = check_like("q_new", q_new, {p.num_tracked, p.num_heads, p.head_size}, q_old);
-  p.k = check_like("k_cache", k_cache, {p.num_slots * capacity, p.num_kv_heads, p.head_size}, q_old);
+  p.k =
+      check_like("k_cache", k_cache, {count_positions(kOp, p.num_slots, capacity), p.num_kv_heads, p.head_size}, q_old);
   p.row_index = check_index(kOp, "row_index", row_index, -1, q_old, "q_old");
   p.k_old = check_like("k_old", k_old, {row_index.size(0), p.num_kv_heads, p.head_size}, q_old);
   p.cu_rows = check_index(kOp, "cu_rows", cu_rows, p.num_slots + 1, q_old, "q_old");

@@ -149,7 +149,8 @@ std::tuple<Tensor, Tensor> track_layers_(
     const Tensor& tracked_index, const Tensor& cu_tracked, const Tensor& tested, double gamma, int64_t similarity,
     const Tensor& window_index, const Tensor& cu_window, const Tensor& open_index, const Tensor& cu_open,
     const Tensor& limits, const std::optional<Tensor>& read_places, const std::optional<Tensor>& cu_read) {
-  const LayerArguments given{kOp,     h,         weights, biases,  cos_sin, row_index,   cu_rows,
+  const Tensor entered = contiguous_rows(kOp, h);
+  const LayerArguments given{kOp,     entered,   weights, biases,  cos_sin, row_index,   cu_rows,
                              kv_lens, num_heads, eps,     k_cache, v_cache, read_places, cu_read};
   LayerLoop loop(given, true);
   const LayerSizes& n = loop.sizes;

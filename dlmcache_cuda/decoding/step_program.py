@@ -213,13 +213,13 @@ class StepProgram:
         decoder, loop = self.decoder, self.control.loop
         hidden, places, twins = result.hidden, rows.places(result.rows), None
         if self.canvas.guided:
-            twins = self._twin_places(result.rows, rows.predicted)
+            twins = self._twin_places(result.rows, rows.predicting)
         if self.before is not None:
             # Twins that were guessed right have no rows here: they stand where they were computed.
             first, offset = self.before.result, hidden.shape[0]
             hidden = torch.cat((hidden, first.hidden))
             places = _either(places, rows.places(first.rows), offset)
-            twins = _either(twins, self._twin_places(first.rows, rows.predicted), offset)
+            twins = _either(twins, self._twin_places(first.rows, rows.predicting), offset)
         return self.sampler.predict(
             self.model,
             hidden,
@@ -233,11 +233,9 @@ class StepProgram:
             confidence_suppress_ids=decoder.confidence_suppress_ids,
         )
 
-    def _twin_places(self, rows: RowList, predicted: RowList) -> Tensor:
-        offset = self.canvas.tokens.numel() - self.model.shift
-        unused = predicted.row_index < 0
-        twins = (predicted.row_index + offset).masked_fill(unused, -1)
-        return ops.find_rows(rows.row_index, rows.cu_rows, twins, rows.capacity)
+    def _twin_places(self, rows: RowList, predicting: RowList) -> Tensor:
+        twins = predicting.shifted(-self.canvas.tokens.numel())
+        return ops.find_rows(rows.row_index, rows.cu_rows, twins.row_index, rows.capacity)
 
     def _commit(
         self, rows: StepRows, prediction: Prediction, num_commit: Tensor

@@ -14,8 +14,9 @@ def cosine_drift_(
     """One minus the cosine between each row and its reference, which the row then replaces.
 
     ``drift[i] = 0.5 * |a/|a| - b/|b||^2`` with ``a = signal[i]``, ``b = reference[row_index[i]]``,
-    which is ``1 - cos(a, b)`` without its cancellation: equal rows have a drift of exactly 0. A
-    zero vector against another has 1, two zero vectors 0. Sums are taken in fp32.
+    which is ``1 - cos(a, b)`` without its cancellation: equal rows have a drift of exactly 0, and
+    so have rows whose drift is below 1e-12, which is what rounding leaves of equal ones. A zero
+    vector against another has 1, two zero vectors 0. Sums are taken in fp32.
 
     Args:
         signal: ``[R, r]``, float32, float16 or bfloat16; rows may lie apart (any row stride).

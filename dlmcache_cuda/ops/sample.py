@@ -35,7 +35,7 @@ def sample_rows(
       nearly certain can still be told apart.
 
     Args:
-        logits: ``[R, V]`` float32, float16 or bfloat16, any row stride; V at most 2^23. -inf
+        logits: ``[R, V]`` float32, float16 or bfloat16, any row stride; V below 2^23. -inf
             excludes an id. A copy in fp32 is made: pass few rows at a time.
         temperature: 0, or positive and finite.
         top_p: in (0, 1]; 1 keeps all.

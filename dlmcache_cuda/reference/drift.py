@@ -7,6 +7,9 @@ from torch import Tensor
 
 from dlmcache_cuda.reference.rows import gather_rows, scatter_rows_
 
+#: What is less is rounding.
+DRIFT_NOISE = 1e-12
+
 
 def cosine_drift_(
     signal: Tensor, reference: Tensor, row_index: Tensor, update: bool = True
@@ -17,6 +20,7 @@ def cosine_drift_(
     length_a, length_b = (x.square().sum(-1, keepdim=True).sqrt() for x in (a, b))
     difference = a / length_a - b / length_b
     drift = 0.5 * difference.square().sum(-1)
+    drift = torch.where(drift < DRIFT_NOISE, 0.0, drift)
     one_zero, both_zero = (length_a == 0) | (length_b == 0), (length_a == 0) & (length_b == 0)
     drift = torch.where(one_zero.squeeze(-1), 1.0, drift)
     drift = torch.where(both_zero.squeeze(-1) | (row_index < 0), 0.0, drift)

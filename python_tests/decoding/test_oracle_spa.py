@@ -88,6 +88,22 @@ def test_commit_rules(model, commit):
     check(options, Settings(12, 4, **COMMITS[commit]), model, 5)
 
 
+@pytest.mark.parametrize("model_seed", range(4))
+def test_guidance_where_one_row_predicts_two_positions(model_seed):
+    """The row of the twin predicts two as well."""
+    options = {"slice_shift": True, "max_update_ratio": 0.5, "refresh_gen_steps": 3}
+    check(options, Settings(8, 8, cfg_scale=1.5, stop_at_eos=False), "dream", model_seed, (3, 1, 6))
+
+
+@pytest.mark.parametrize("model_seed", range(6))
+@pytest.mark.parametrize("model", ["gqa", "dream"])
+def test_rows_that_did_not_move_are_taken_from_the_left(model, model_seed):
+    """With absolute outputs a row that a layer did not compute reaches the next one unchanged,
+    whatever products its signals were parts of."""
+    options = {"reuse": "output", "max_update_ratio": 0.6, "refresh_gen_steps": 9, "proxy_rank": 5}
+    check(options, Settings(12, 12, stop_at_eos=False), model, model_seed, (4, 7))
+
+
 @pytest.mark.parametrize("remasking", ["low_confidence", "random_order"])
 @pytest.mark.parametrize("stop_at_eos,every", [(True, 1), (False, 1), (False, 4)])
 @pytest.mark.parametrize("model", ["gqa", "dream"])

@@ -78,6 +78,7 @@ def only_slot(call: dict, slot: int, rows: slice | None = None) -> dict:
         ({"cu_rows": torch.tensor([0, 2, 4])}, r"at most the 3 rows, got cu_rows\[2\] = 4"),
         ({"kv_lens": torch.tensor([6, 7])}, r"kv_lens\[1\] is 7, allowed are 0 to capacity = 6"),
         ({"kv_lens": torch.tensor([-1, 6])}, r"kv_lens\[0\] is -1"),
+        ({"capacity": 2**62}, "slots of capacity 4611686018427387904 have more positions"),
         ({"capacity": -1}, "capacity must not be negative, got -1"),
     ],
 )

@@ -67,6 +67,7 @@ WRONG = [
     ({"kv_lens": torch.tensor([6, 6]).int()}, "kv_lens must be Long, got Int"),
     ({"kv_lens": torch.tensor([6, 7])}, r"kv_lens\[1\] is 7, allowed are 0 to capacity = 6"),
     ({"kv_lens": torch.tensor([-1, 6])}, r"kv_lens\[0\] is -1"),
+    ({"capacity": 2**62}, "slots of capacity 4611686018427387904 have more positions"),
     ({"capacity": -1}, "capacity must not be negative, got -1"),
     ({"lse": torch.zeros(3, 2)}, r"lse must have shape \[3, 4\], got \[3, 2\]"),
     ({"lse": torch.zeros(3, 4).half()}, "lse must be Float, got Half"),

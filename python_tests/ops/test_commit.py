@@ -377,6 +377,7 @@ ERRORS = {
     "rule_value must be a number, got NaN": {"rule": 1, "rule_value": math.nan},
     r"score is for rule 0 \(fixed\) only, rule 2": {"rule": 2, "score": torch.zeros(3)},
     "capacity must be positive, got 0": {"capacity": 0},
+    "2 slots of capacity 4611686018427387904 have more positions": {"capacity": 2**62},
     r"tokens must have shape \[8\], got \[7\]": {"tokens": torch.zeros(7, dtype=torch.int64)},
     "tokens must be Long": {"tokens": torch.zeros(8, dtype=torch.int32)},
     "tokens must be contiguous": {"tokens": torch.zeros(16, dtype=torch.int64)[::2]},

@@ -24,6 +24,7 @@ from dlmcache_cuda import ops, reference
         ({"begin": torch.tensor([-1, 1])}, r"begin\[0\] is -1, allowed are 0 to 6 \(capacity\)"),
         ({"end": torch.tensor([6, 7])}, r"end\[1\] is 7, allowed are 0 to 6 \(capacity\)"),
         ({"end": torch.tensor([6])}, r"end must have shape \[2\], got \[1\]"),
+        ({"capacity": 2**62}, "slots of capacity 4611686018427387904 have more positions"),
         ({"capacity": -1}, "capacity must not be negative, got -1"),
         ({"sigma": 0.0}, "sigma must be positive and finite, got 0"),
         ({"sigma": -1.0}, "sigma must be positive and finite, got -1"),

@@ -36,6 +36,29 @@ def test_small_drifts_keep_their_digits(device):
     torch.testing.assert_close(drift.cpu().double(), exact, rtol=1e-4, atol=1e-15)
 
 
+@pytest.mark.parametrize("columns", [5, 64])
+def test_what_rounding_leaves_of_equal_rows_is_no_drift(columns, device):
+    """The same product with other columns and rows beside it, and in another order of its terms."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(40, 512, generator=generator).to(device)
+    weight = torch.randn(columns, 512, generator=generator).to(device)
+    order = torch.randperm(512, generator=generator).to(device)
+    other = x[:, order] @ weight[:, order].T
+    assert not torch.equal(x @ weight.T, other)
+    drift = cosine_drift_(x @ weight.T, other, torch.arange(40, device=device))
+    assert torch.equal(drift, torch.zeros_like(drift))
+
+
+@pytest.mark.parametrize(("moved", "least"), [(1e-6, 0.0), (4e-6, 7e-12)])
+def test_where_drift_begins(moved, least, device):
+    reference = torch.zeros(1, 9, device=device)
+    reference[0, 0] = 1
+    signal = reference.clone()
+    signal[0, 5] = moved
+    drift = cosine_drift_(signal, reference, torch.zeros(1, dtype=torch.int64, device=device))
+    assert least <= drift.item() <= 1.2 * least
+
+
 def test_opposite_and_orthogonal_rows(device):
     reference = torch.eye(3, 8, device=device)
     signal = torch.stack([-reference[0], reference[2], 5 * reference[2]])

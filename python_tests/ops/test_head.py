@@ -367,10 +367,11 @@ def test_errors(changes, message):
         call(**changes)
 
 
-def test_logits_that_are_given_stay_as_they_are(device):
+@pytest.mark.parametrize("suppressing", ["suppress_ids", "confidence_suppress_ids"])
+def test_logits_that_are_given_stay_as_they_are(suppressing, device):
     logits = torch.randn(3, 40, device=device)
     before = logits.clone()
-    ops.logits_reduce(logits, suppress_ids=torch.tensor([3, 5], device=device))
+    ops.logits_reduce(logits, **{suppressing: torch.tensor([3, 5], device=device)})
     assert torch.equal(logits, before)
 
 

@@ -113,6 +113,7 @@ BUILD_ERRORS = {
     r"begin\[1\] is -1, allowed are 0 to 6": {"begin": vector(0, -1)},
     r"end\[0\] is 7, allowed are 0 to 6 \(capacity\)": {"end": vector(7, 1)},
     "capacity must be positive, got 0": {"capacity": 0},
+    r"\d slots of capacity 4611686018427387904 have more positions": {"capacity": 2**62},
     "max_rows must not be negative, got -1": {"max_rows": -1},
     r"flags must have shape \[12\], got \[11\]": {"flags": torch.ones(11, dtype=torch.bool)},
     "flags must be Bool, got Byte": {"flags": torch.ones(12, dtype=torch.uint8)},
@@ -140,6 +141,7 @@ FIND_ERRORS = {
     r"query\[1\] is 12, allowed are -1 \(unused\) to 11": {"query": vector(3, 12)},
     r"query\[0\] is -2, allowed are -1": {"query": vector(-2)},
     "capacity must be positive, got -6": {"capacity": -6},
+    r"\d slots of capacity 4611686018427387904 have more positions": {"capacity": 2**62},
 }
 
 

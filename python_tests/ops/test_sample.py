@@ -151,10 +151,17 @@ def test_bad_arguments(options, message):
         ops.sample_rows(torch.zeros(2, 5), **options)
 
 
+def test_the_largest_vocabulary_of_equals():
+    """Sums of probabilities come as close to the end of int64 as they may."""
+    token = ops.sample_rows(torch.zeros(1, 2**23 - 1), 0.0, 0.5)[0]
+    assert token.tolist() == [0]
+
+
 def test_bad_logits():
     for logits, message in (
         (torch.zeros(5), r"logits must have shape \[\*, \*\], got \[5\]"),
-        (torch.zeros(2, 0), "logits must have from 1 to 8388608 columns"),
+        (torch.zeros(2, 0), "logits must have from 1 to 8388607 columns"),
+        (torch.zeros(1, 2**23), "logits must have from 1 to 8388607 columns .*, got 8388608"),
         (torch.zeros(2, 5, dtype=torch.float64), "logits must be float32, float16 or bfloat16"),
         (torch.zeros(5, 2).T, "logits must be contiguous in its last dimension"),
     ):

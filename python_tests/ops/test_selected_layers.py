@@ -47,6 +47,17 @@ def test_gives_the_bits_of_the_single_operators(name, dtype, one_by_one):
         assert torch.equal(result, expected), f"output {number}"
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_rows_may_lie_apart(name):
+    call = selected_call(**CALLS[name])
+    h = call["h"]
+    apart = with_own_buffers(call) | {"h": torch.cat((h, h), dim=1)[:, : h.shape[1]]}
+    pairs = [(select_layers_(**call), select_layers_(**apart))]
+    pairs += [(call[n], apart[n]) for n in WRITTEN]
+    for result, expected in pairs:
+        assert torch.equal(result, expected)
+
+
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
 @pytest.mark.parametrize("name", CALLS)
 def test_projections_in_parts_and_packed_matrices(name, packed):

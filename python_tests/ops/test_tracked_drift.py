@@ -70,6 +70,7 @@ def make_call(
         ({"cu_tracked": torch.tensor([0, 2, 4])}, r"cu_tracked\[2\] is 4, but the list has 3"),
         ({"cu_tracked": torch.tensor([0, 2, 1])}, r"cu_tracked\[2\] is 1, less than the entry"),
         ({"kv_lens": torch.tensor([6, 7])}, r"kv_lens\[1\] is 7, allowed are 0 to capacity = 6"),
+        ({"capacity": 2**62}, "slots of capacity 4611686018427387904 have more positions"),
         ({"capacity": -1}, "capacity must not be negative, got -1"),
         ({"similarity": 2}, r"similarity must be 0 \(heads\) or 1 \(rows\), got 2"),
     ],

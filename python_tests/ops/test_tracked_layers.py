@@ -82,6 +82,17 @@ def test_gives_the_bits_of_the_single_operators(name, dtype):
         assert torch.equal(result, expected_), f"output {number}"
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_rows_may_lie_apart(name):
+    call = tracked_call(**CALLS[name])
+    h = call["h"]
+    apart = with_own_buffers(call) | {"h": torch.cat((h, h), dim=1)[:, : h.shape[1]]}
+    pairs = [*zip(track_layers_(**call), track_layers_(**apart), strict=True)]
+    pairs += [(call[n], apart[n]) for n in WRITTEN]
+    for result, expected in pairs:
+        assert torch.equal(result, expected)
+
+
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
 @pytest.mark.parametrize("name", CALLS)
 def test_projections_in_parts_and_packed_matrices(name, packed):

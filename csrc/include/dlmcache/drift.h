@@ -28,11 +28,17 @@ DLMCACHE_HOST_DEVICE float drift_factor(float squares_a, float squares_b) {
   return squares_b > 0.0f ? sqrtf(squares_a) / sqrtf(squares_b) : 0.0f;
 }
 
+// A product that a library computes of other rows beside it, or of fewer columns, has other last bits: of vectors that
+// are the same it leaves some 1e-14. What is less than this has moved by less than 1.5e-6 of its length.
+inline constexpr float kDriftNoise = 1e-12f;
+
 // `squares_difference` is the sum of (a - factor * b)^2. Not a number where a square is not finite.
 DLMCACHE_HOST_DEVICE float drift_of(float squares_a, float squares_b, float squares_difference) {
   if (!(squares_a < INFINITY && squares_b < INFINITY)) return NAN;
   if (squares_a == 0.0f) return squares_b == 0.0f ? 0.0f : 1.0f;
-  return squares_b == 0.0f ? 1.0f : 0.5f * (squares_difference / squares_a);
+  if (squares_b == 0.0f) return 1.0f;
+  const float drift = 0.5f * (squares_difference / squares_a);
+  return drift < kDriftNoise ? 0.0f : drift;
 }
 
 namespace cpu {

@@ -50,7 +50,7 @@ struct SampleFinishParams {
 // Filters compare sums with a limit. Probabilities are summed as multiples of 2^-40 of the largest one: whole numbers,
 // whose sum does not depend on the order of the additions.
 inline constexpr float kMassUnit = 0x1p40f;
-inline constexpr int64_t kMaxFilteredVocab = int64_t{1} << 23;  // their sum stays below 2^63
+inline constexpr int64_t kMaxFilteredVocab = (int64_t{1} << 23) - 1;  // their sum stays below 2^63
 
 DLMCACHE_HOST_DEVICE int64_t mass_of(float exponential) { return static_cast<int64_t>(exponential * kMassUnit); }
 

@@ -94,6 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--json", action="store_true", help="print the results as JSON")
 
 
+_MOST_THREADS = 4096
 _OF_MATRIX = {
     "model", "policies", "commits", "batch_sizes", "gen_lengths", "prompt_lengths", "prompts",
     "sequences", "block_length",
@@ -157,6 +158,8 @@ def _check(arguments: argparse.Namespace) -> None:
     for name in ("batch_sizes", "gen_lengths", "prompt_lengths"):
         for value in getattr(arguments, name) or ():
             _positive(name, value)
+    if arguments.threads is not None and arguments.threads > _MOST_THREADS:
+        raise ValueError(f"--threads must be at most {_MOST_THREADS}, got {arguments.threads}")
     if arguments.suite is not None:
         given = [n for n in sorted(_OF_MATRIX) if getattr(arguments, n) is not None]
         if given:

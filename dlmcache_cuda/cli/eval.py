@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -83,8 +84,10 @@ def run(arguments: argparse.Namespace) -> int:
     gen_kwargs = simple_parse_args_string(arguments.gen_kwargs)
     check(gen_kwargs)
     tasks = [task.strip() for task in arguments.tasks.split(",") if task.strip()]
-    if arguments.limit is not None and arguments.limit <= 0:
-        raise ValueError(f"--limit must be greater than 0, got {arguments.limit:g}")
+    if arguments.limit is not None and not 0 < arguments.limit < math.inf:
+        raise ValueError(f"--limit must be a number greater than 0, got {arguments.limit:g}")
+    if arguments.num_fewshot is not None and arguments.num_fewshot < 0:
+        raise ValueError(f"--num-fewshot must be at least 0, got {arguments.num_fewshot}")
     if arguments.include_path is not None and not Path(arguments.include_path).is_dir():
         raise FileNotFoundError(f"--include-path: {arguments.include_path} is no folder")
     for path in (arguments.output, arguments.samples):

@@ -90,5 +90,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("DLMCACHE_DEBUG") == "1":
             raise
         print(f"dlmcache: error: {error}", file=sys.stderr)
-        wrong_use = isinstance(error, (ValueError, TypeError, FileNotFoundError))
+        wrong_use = isinstance(error, (ValueError, TypeError, FileNotFoundError, IsADirectoryError))
         return EXIT_USAGE if wrong_use else EXIT_FAILED

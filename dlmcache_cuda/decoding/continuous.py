@@ -26,6 +26,8 @@ from dlmcache_cuda.decoding.sequence_settings import (
 from dlmcache_cuda.decoding.stream_event import StreamEvent
 from dlmcache_cuda.model import Llada
 
+MOST_SLOTS = 2**16
+
 
 class Decoder:
     """Decodes sequences that come and go: continuous batching.
@@ -49,7 +51,7 @@ class Decoder:
         model: from :func:`dlmcache_cuda.load`.
         max_length: positions of the longest canvas, prompt and generation region together; at most
             the model's ``max_sequence_length``. Memory is taken for ``num_slots`` of them.
-        num_slots: sequences in flight, at least 1. Default: 16.
+        num_slots: sequences in flight, from 1 to 65536. Default: 16.
         drafts: events bring what was predicted at positions that stay masked. False: they do not,
             and one small copy per step is saved. Default: False.
         settings: those of :func:`dlmcache_cuda.decode` by keyword (``gen_length``, ``cache``,
@@ -75,7 +77,7 @@ class Decoder:
         self._settings = SequenceSettings(model, settings, "Decoder()")
         longest, limit = self._settings.longest, model.config.max_sequence_length
         self.max_length = check_integer("max_length", max_length, longest.gen_length + 1, limit)
-        self.num_slots = check_integer("num_slots", num_slots, 1)
+        self.num_slots = check_integer("num_slots", num_slots, 1, MOST_SLOTS)
         self._decoder = EventDecoder(
             model,
             self._settings.cache,

@@ -12,6 +12,7 @@ from torch import Tensor
 from dlmcache_cuda.decoding.api import decode
 from dlmcache_cuda.decoding.arguments import check_model
 from dlmcache_cuda.decoding.canvases import check_canvas
+from dlmcache_cuda.decoding.chat import is_chat, plain_messages, template_ids
 from dlmcache_cuda.decoding.output import DecodedSequence, DecodeOutput
 from dlmcache_cuda.decoding.template import parse_template
 from dlmcache_cuda.model import Llada
@@ -139,13 +140,8 @@ class _Template:
         return texts, holes
 
 
-def _is_chat(item: Any) -> bool:
-    listed = isinstance(item, Sequence) and not isinstance(item, str)
-    return listed and len(item) > 0 and all(isinstance(message, Mapping) for message in item)
-
-
 def _split(text: Any) -> tuple[bool, list[Any]]:
-    if isinstance(text, str) or _is_chat(text):
+    if isinstance(text, str) or is_chat(text):
         return False, [text]
     if isinstance(text, Sequence) and not isinstance(text, (bytes, Mapping)):
         if not text:
@@ -158,21 +154,13 @@ def _prefix(tokenizer: Any, item: Any, name: str) -> tuple[list[int], str]:
     """Token ids in front of the text with holes, and that text."""
     if isinstance(item, str):
         return [], item
-    if not _is_chat(item):
+    if not is_chat(item):
         raise TypeError(f"{name} must be a string or a chat, got {type(item).__name__}")
-    for message in item:
-        if "role" not in message or "content" not in message:
-            raise ValueError(
-                f"{name}: every message of a chat needs 'role' and 'content', "
-                f"got keys {sorted(message)}"
-            )
+    item = plain_messages(item, name)
     last = item[-1]
     if last["role"] != "assistant" or len(item) < 2:
         raise ValueError(
             f"{name}: the last message of a chat has the holes and must be the assistant's, with "
             f"messages before it; got {len(item)} messages, the last one of {last['role']!r}"
         )
-    ids = tokenizer.apply_chat_template(
-        list(item[:-1]), add_generation_prompt=True, tokenize=True, return_dict=False
-    )
-    return list(ids), last["content"]
+    return template_ids(tokenizer, item[:-1], name), last["content"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 
 from dlmcache_cuda.decoding.arguments import check_batch_size, check_settings
@@ -39,14 +39,7 @@ def predict_memory(
     Raises:
         TypeError, ValueError: an argument is not as above.
     """
-    lengths = [prompt_lengths] if isinstance(prompt_lengths, Integral) else list(prompt_lengths)
-    for length in lengths:
-        if not isinstance(length, Integral) or isinstance(length, bool) or length < 1:
-            raise ValueError(
-                f"prompt_lengths must be an integer >= 1 or a list of them, got {prompt_lengths!r}"
-            )
-    if not lengths:
-        raise ValueError("prompt_lengths must not be empty")
+    lengths = _lengths(prompt_lengths)
     policy = make_policy(cache)
     given = {
         "gen_length": gen_length,
@@ -57,4 +50,27 @@ def predict_memory(
     settings = check_settings(model, policy, **decode_defaults() | given)
     num_slots = check_batch_size(batch_size, len(lengths))
     canvases = [length + settings.gen_length for length in lengths]
+    limit = model.config.max_sequence_length
+    if max(canvases) > limit:
+        raise ValueError(
+            f"prompt_lengths and gen_length ({settings.gen_length}) make a canvas of "
+            f"{max(canvases)}; max_sequence_length of this model is {limit}"
+        )
     return predict(model, policy, settings, num_slots, lengths=canvases)
+
+
+def _lengths(given: int | Sequence[int]) -> list[int]:
+    listed = isinstance(given, Iterable) and not isinstance(given, (str, bytes, Mapping))
+    lengths = list(given) if listed else [given]
+    if not lengths:
+        raise ValueError("prompt_lengths must not be empty")
+    found = []
+    for length in lengths:
+        # A number of a tensor or an array is one as well.
+        number = length.item() if hasattr(length, "item") else length
+        if not isinstance(number, Integral) or isinstance(number, bool) or number < 1:
+            raise ValueError(
+                f"prompt_lengths must be an integer >= 1 or a list of them, got {given!r}"
+            )
+        found.append(int(number))
+    return found

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dlmcache_cuda.decoding.chat import is_chat, plain_messages, template_ids
 from dlmcache_cuda.model import Llada
 
 _ALLOWED = (
@@ -17,10 +18,11 @@ _ALLOWED = (
 _ONE = "a string, a chat (list of {'role', 'content'} messages) or 1-D token ids"
 
 
-def tokenize_prompts(model: Llada, prompts: Any, gen_length: int) -> list[Tensor]:
+def tokenize_prompts(model: Llada, prompts: Any, gen_length: int | None) -> list[Tensor]:
     """Token ids of every prompt, ``[P]`` int64 on the CPU, checked against the model.
 
-    Strings are encoded as they are, chats through the checkpoint's chat template.
+    Strings are encoded as they are, chats through the checkpoint's chat template. Prompts may be of
+    any length where ``gen_length`` is None: for callers with limits of their own.
     """
     several, items = _split(prompts)
     ids = [
@@ -42,18 +44,9 @@ def tokenize_prompt(model: Llada, prompt: Any, gen_length: int) -> Tensor:
     return ids
 
 
-def _is_chat(value: Any) -> bool:
-    return (
-        isinstance(value, Sequence)
-        and not isinstance(value, str)
-        and len(value) > 0
-        and all(isinstance(message, Mapping) for message in value)
-    )
-
-
 def _split(prompts: Any, name: str = "prompts", allowed: str = _ALLOWED) -> tuple[bool, list[Any]]:
     """Whether several prompts were given, and the list of them."""
-    if isinstance(prompts, str) or _is_chat(prompts):
+    if isinstance(prompts, str) or is_chat(prompts):
         return False, [prompts]
     if isinstance(prompts, Tensor):
         if prompts.dim() not in (1, 2):
@@ -76,23 +69,22 @@ def _split(prompts: Any, name: str = "prompts", allowed: str = _ALLOWED) -> tupl
 
 def _to_ids(model: Llada, prompt: Any, name: str) -> Tensor:
     if isinstance(prompt, str):
-        return torch.tensor(model.tokenizer(prompt)["input_ids"], dtype=torch.int64)
-    if _is_chat(prompt):
-        for message in prompt:
-            if "role" not in message or "content" not in message:
-                raise ValueError(
-                    f"{name}: every message of a chat needs 'role' and 'content', "
-                    f"got keys {sorted(message)}"
-                )
-        # return_dict=False: transformers 5 returns a mapping by default.
-        ids = model.tokenizer.apply_chat_template(
-            list(prompt), add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-        return torch.tensor(ids, dtype=torch.int64)
+        return torch.tensor(_encode(model.tokenizer, prompt, name), dtype=torch.int64)
+    if is_chat(prompt):
+        messages = plain_messages(prompt, name)
+        return torch.tensor(template_ids(model.tokenizer, messages, name), dtype=torch.int64)
     ids = given_ids(prompt, name)
     if ids is None:
         raise TypeError(f"{name} must be text, a chat or token ids, got {type(prompt).__name__}")
     return ids
+
+
+def _encode(tokenizer: Any, text: str, name: str) -> list[int]:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} is no text that UTF-8 can write: {error}") from error
+    return tokenizer(text)["input_ids"]
 
 
 def given_ids(value: Any, name: str) -> Tensor | None:
@@ -102,9 +94,15 @@ def given_ids(value: Any, name: str) -> Tensor | None:
             raise ValueError(f"{name} must be a 1-D tensor of ids, got shape {list(value.shape)}")
         if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
             raise TypeError(f"{name} must hold integer token ids, got {value.dtype}")
+        if value.layout != torch.strided or value.is_meta:
+            what = "a meta tensor" if value.is_meta else value.layout
+            raise TypeError(f"{name} must hold token ids in memory, got {what}")
         return value.detach().to("cpu", torch.int64)
     listed = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
     if listed and all(isinstance(item, int) and not isinstance(item, bool) for item in value):
+        for token in value:
+            if not -(2**63) <= token < 2**63:
+                raise ValueError(f"{name} holds a number of {token.bit_length()} bits: no token id")
         return torch.tensor(list(value), dtype=torch.int64)
     return None
 
@@ -120,7 +118,7 @@ def check_vocabulary(model: Llada, ids: Tensor, name: str) -> None:
         raise ValueError(f"{name} holds token id {wrong}; ids of this model are 0 to {vocab - 1}")
 
 
-def _check_ids(model: Llada, ids: Tensor, name: str, gen_length: int) -> None:
+def _check_ids(model: Llada, ids: Tensor, name: str, gen_length: int | None) -> None:
     check_vocabulary(model, ids, name)
     if bool((ids == model.mask_token_id).any()):
         raise ValueError(
@@ -128,7 +126,7 @@ def _check_ids(model: Llada, ids: Tensor, name: str, gen_length: int) -> None:
             "canvas= takes masks anywhere"
         )
     limit = model.config.max_sequence_length
-    if ids.numel() + gen_length > limit:
+    if gen_length is not None and ids.numel() + gen_length > limit:
         raise ValueError(
             f"{name} has {ids.numel()} tokens, and with gen_length={gen_length} the canvas has "
             f"{ids.numel() + gen_length}; max_sequence_length of this model is {limit}"

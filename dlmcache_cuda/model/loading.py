@@ -116,6 +116,8 @@ def _folder(path: str | PathLike[str] | None) -> tuple[Path, str]:
     if path is None:
         folder = assets.tiny_llada_path()
         name = folder.name
+    elif not isinstance(path, (str, PathLike)):
+        raise TypeError(f"load: path must be a folder, a hub id or None, got {type(path).__name__}")
     else:
         folder, name = Path(path).expanduser(), str(path)
         if folder.is_dir():

@@ -91,6 +91,10 @@ def resolve_token_ids(
         if not end:
             raise ValueError(_unknown(config, source, "eos_token_id", "end_token_ids=[ID, ...]"))
     else:
+        if isinstance(end_token_ids, (str, bytes)) or not isinstance(end_token_ids, Iterable):
+            raise TypeError(
+                f"{source}: end_token_ids must be a list of token ids, got {end_token_ids!r}"
+            )
         end = tuple(end_token_ids)
     suppress = known.suppress if known else ()
     # What is never predicted ends no text: the first id is to be one that does.

@@ -18,7 +18,8 @@ def load_tokenizer(folder: Path) -> Any:
 
     Raises:
         FileNotFoundError: the folder has no tokenizer files.
-        ValueError: a special token of Dream would get another id than the published one.
+        ValueError: a file is damaged, or a special token of Dream would get another id than the
+            published one.
     """
     if not any((folder / name).exists() for name in _FILES):
         raise FileNotFoundError(
@@ -28,19 +29,35 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer, PreTrainedConfig, Qwen2Tokenizer
 
     settings = _settings(folder)
-    if settings.get("tokenizer_class") == "DreamTokenizer":
-        tokenizer = Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
+    is_dream = settings.get("tokenizer_class") == "DreamTokenizer"
+    try:
+        if is_dream:
+            tokenizer = Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
+        else:
+            # A config of no type: transformers warns about the unknown model type of ours.
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, config=PreTrainedConfig(), trust_remote_code=False, local_files_only=True
+            )
+    except Exception as error:  # whatever a damaged file leads to
+        raise ValueError(
+            f"{folder}: transformers cannot read the tokenizer: {type(error).__name__}: {error}"
+        ) from error
+    if is_dream:
         _check_special_ids(folder, tokenizer, settings)
-        return tokenizer
-    # A config of no type: transformers warns about the unknown model type of ours.
-    return AutoTokenizer.from_pretrained(
-        folder, config=PreTrainedConfig(), trust_remote_code=False, local_files_only=True
-    )
+    return tokenizer
 
 
 def _settings(folder: Path) -> dict[str, Any]:
     path = folder / _CONFIG
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(settings).__name__}")
+    return settings
 
 
 def _check_special_ids(folder: Path, tokenizer: Any, settings: dict[str, Any]) -> None:

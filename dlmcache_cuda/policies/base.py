@@ -311,18 +311,26 @@ class CachePolicy:
         raise TypeError(f"{cls.__name__} defines no exact_config")
 
 
-def check_interval(name: str, value: Any, *, optional: bool = False) -> None:
-    """Refuses anything but an integer >= 1 (or None where ``optional``)."""
+def check_integer(name: str, value: Any, low: int, *, optional: bool = False) -> None:
+    """Refuses anything but an integer from ``low`` on that int32 holds (or None where
+    ``optional``): sums with positions stay far within int64."""
     if optional and value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        allowed = "None or an integer >= 1" if optional else "an integer >= 1"
-        raise ValueError(f"{name} must be {allowed}, got {value!r}")
+    integer = isinstance(value, int) and not isinstance(value, bool)
+    if not integer or not low <= value < 2**31:
+        none = "None or " if optional else ""
+        allowed = "< 2^31" if integer and value > low else f">= {low}"
+        raise ValueError(f"{name} must be {none}an integer {allowed}, got {value!r}")
+
+
+def check_interval(name: str, value: Any, *, optional: bool = False) -> None:
+    """Refuses anything but an integer >= 1 (or None where ``optional``)."""
+    check_integer(name, value, 1, optional=optional)
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Refuses anything but one of the choices."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 

@@ -26,6 +26,7 @@ from dlmcache_cuda.policies.base import (
     StepPlan,
     StepResult,
     StepView,
+    check_integer,
     check_number,
     is_due,
 )
@@ -74,10 +75,9 @@ class ComposedConfig(PolicyConfig):
     def __post_init__(self) -> None:
         check_number("gamma", self.gamma, -1e6, 1e6, optional=True)
         check_tracking(self)
+        check_number("max_update_ratio", self.max_update_ratio, 0, 1, optional=True)
         check_budget(self)
-        delay = self.delay_steps
-        if isinstance(delay, bool) or not isinstance(delay, int) or delay < 0:
-            raise ValueError(f"delay_steps must be an integer >= 0, got {delay!r}")
+        check_integer("delay_steps", self.delay_steps, 0)
 
 
 @register_policy("composed")

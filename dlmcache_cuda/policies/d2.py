@@ -31,6 +31,7 @@ from dlmcache_cuda.policies.base import (
     StepResult,
     StepView,
     check_flag,
+    check_integer,
     check_interval,
     check_number,
     is_due,
@@ -66,9 +67,7 @@ class D2Config(PolicyConfig):
         check_interval("current_k", self.current_k)
         check_number("rollout_p", self.rollout_p, 0, 1)
         check_number("sigma", self.sigma, 1e-3, 1e6)
-        width = self.inflate_w
-        if isinstance(width, bool) or not isinstance(width, int) or width < 0:
-            raise ValueError(f"inflate_w must be an integer >= 0, got {width!r}")
+        check_integer("inflate_w", self.inflate_w, 0)
         check_flag("certainty_prior", self.certainty_prior)
         check_interval("refresh_steps", self.refresh_steps, optional=True)
 

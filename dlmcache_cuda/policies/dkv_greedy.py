@@ -28,6 +28,7 @@ from dlmcache_cuda.policies.base import (
     StepPlan,
     StepView,
     check_choice,
+    check_integer,
     check_interval,
 )
 from dlmcache_cuda.policies.registry import register_policy
@@ -51,9 +52,7 @@ class DkvGreedyConfig(PolicyConfig):
 
     def __post_init__(self) -> None:
         check_interval("cache_reloading_step", self.cache_reloading_step)
-        length = self.window_length
-        if isinstance(length, bool) or not isinstance(length, int) or length < 0:
-            raise ValueError(f"window_length must be an integer >= 0, got {length!r}")
+        check_integer("window_length", self.window_length, 0)
         check_choice("window_center", self.window_center, ("next", "previous"))
 
 

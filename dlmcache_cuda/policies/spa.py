@@ -18,6 +18,7 @@ one prediction (``slice_shift=True``).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dlmcache_cuda.policies.base import (
@@ -27,6 +28,7 @@ from dlmcache_cuda.policies.base import (
     SlotView,
     check_choice,
     check_flag,
+    check_integer,
     check_interval,
     check_number,
 )
@@ -86,13 +88,12 @@ class SpaConfig(PolicyConfig):
     def __post_init__(self) -> None:
         check_interval("refresh_steps", self.refresh_steps)
         check_interval("refresh_gen_steps", self.refresh_gen_steps)
+        check_number("max_update_ratio", self.max_update_ratio, 0, 1)
         check_budget(self)
         check_choice("kv_rows", self.kv_rows, ("generated", "selected"))
         check_choice("reuse", self.reuse, ("delta", "output"))
         check_choice("reference_rows", self.reference_rows, ("all", "computed"))
-        warmup = self.warmup_steps
-        if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
-            raise ValueError(f"warmup_steps must be an integer >= 0, got {warmup!r}")
+        check_integer("warmup_steps", self.warmup_steps, 0)
         check_interval("early_stop_steps", self.early_stop_steps, optional=True)
         check_flag("slice_shift", self.slice_shift)
 
@@ -105,14 +106,16 @@ def check_budget(config) -> None:
             "proxy_rank must be a positive integer, or a fraction of at most 1, "
             f"got {config.proxy_rank!r}"
         )
-    check_number("max_update_ratio", config.max_update_ratio, 0, 1, optional=True)
     check_number("min_update_ratio", config.min_update_ratio, 0, 1)
     check_choice("budget", config.budget, BUDGETS)
     check_number("peak", config.peak, 0.001, 0.999)
     for name in ("first_ratio", "peak_ratio", "last_ratio"):
         check_number(name, getattr(config, name), 1e-6, 1)
-    if config.layer_ratios is not None:
-        for ratio in config.layer_ratios:
+    ratios = config.layer_ratios
+    if ratios is not None:
+        if isinstance(ratios, (str, bytes)) or not isinstance(ratios, Iterable):
+            raise ValueError(f"layer_ratios must be None or one ratio per layer, got {ratios!r}")
+        for ratio in ratios:
             check_number("layer_ratios", ratio, 0, 1)
 
 

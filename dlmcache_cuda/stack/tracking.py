@@ -37,7 +37,9 @@ class Tracking:
         slots = {"dtype": torch.int64, "device": model.device}
         # ``[S]``, the first position of every slot.
         self.first = torch.zeros(cache.num_slots, **slots)
-        self._limits = torch.full((cache.num_slots,), spec.track_num, **slots)
+        # Of a layer and slot; there are no more positions.
+        self._most = min(spec.track_num, cache.capacity)
+        self._limits = torch.full((cache.num_slots,), self._most, **slots)
         none = [0] * cache.num_slots
         self._nothing = RowList.from_ranges(none, none, cache.capacity, model.device)
 
@@ -60,7 +62,7 @@ class Tracking:
     def _list_tracked(self) -> None:
         """The tracked rows of the slots that are still tested."""
         step, ends = self._step, self._step.key_lengths.device
-        most = None if step.exact else len(self.inputs) * step.rows.num_slots * self.spec.track_num
+        most = None if step.exact else len(self.inputs) * step.rows.num_slots * self._most
         if not step.exact:
             ends = ends * step.tested
         elif not any(self.testing):
@@ -147,7 +149,7 @@ class Tracking:
             self._open.row_index,
             self._open.cu_rows,
             limits,
-            rows.num_slots * self.spec.track_num,
+            rows.num_slots * self._most,
         )[0]
         found.index_fill_(0, most_attended, True)
 

@@ -178,7 +178,8 @@ def test_a_wrong_add_changes_nothing(arguments, error, message):
     [
         ({"max_length": 12}, ValueError, r"max_length must be an integer in \[13, 512\], got 12"),
         ({"max_length": 513}, ValueError, "max_length must be"),
-        ({"num_slots": 0}, ValueError, "num_slots must be an integer >= 1, got 0"),
+        ({"num_slots": 0}, ValueError, r"num_slots must be an integer in \[1, 65536\], got 0"),
+        ({"num_slots": 10**20}, ValueError, "num_slots must be an integer in"),
         ({"drafts": 1}, TypeError, "drafts must be True or False"),
         ({"batch_size": 3}, TypeError, "unknown setting 'batch_size'; allowed are gen_length, "),
         ({"callback": print}, TypeError, "unknown setting 'callback'"),

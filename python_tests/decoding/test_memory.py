@@ -13,6 +13,7 @@ from dlmcache_cuda.decoding.arguments import check_settings
 from dlmcache_cuda.decoding.decoder import SlotDecoder
 from dlmcache_cuda.decoding.defaults import decode_defaults
 from dlmcache_cuda.policies import available_policies, make_policy
+from dlmcache_cuda.policies.elastic import ElasticConfig
 from dlmcache_cuda.testing.tiny_model import random_model
 
 SIZES = {
@@ -164,7 +165,9 @@ def test_on_a_gpu_what_torch_holds_unused_is_available(monkeypatch):
     assert available_memory.available_bytes(torch.device("cuda", 0)) == 1400
 
 
-@pytest.mark.parametrize("lengths", [0, [], [5, -1], [True], "12"])
+@pytest.mark.parametrize(
+    "lengths", [0, [], [5, -1], [True], "12", 1.5, None, {3: 4}, torch.ones(2)], ids=str
+)
 def test_bad_prompt_lengths_are_refused(lengths):
     with pytest.raises(ValueError, match="prompt_lengths must"):
         dlmcache_cuda.predict_memory(model_of("narrow"), lengths)
@@ -175,3 +178,29 @@ def test_parts_add_up_and_are_readable():
     assert parts.total == 2**30 + 3 * 2**20 + 512 + 200
     assert parts.needed == parts.total - 2**30
     assert str(parts).startswith("weights 1.0 GiB, kv_cache 3.0 MiB, canvas 512 B, network 100 B")
+
+
+def test_prompt_lengths_of_a_tensor():
+    model = model_of("narrow")
+    wanted = dlmcache_cuda.predict_memory(model, [3, 4])
+    assert dlmcache_cuda.predict_memory(model, torch.tensor([3, 4])) == wanted
+
+
+def test_a_canvas_that_the_model_does_not_take_is_not_predicted():
+    model = model_of("narrow")
+    limit = model.config.max_sequence_length
+    dlmcache_cuda.predict_memory(model, limit - 8, gen_length=8)
+    with pytest.raises(ValueError, match=f"make a canvas of {limit + 1}; max_sequence_length"):
+        dlmcache_cuda.predict_memory(model, [3, limit - 7], gen_length=8)
+
+
+def test_more_tracked_rows_than_positions_take_no_memory():
+    """There are no more rows to track than the canvas has, whatever is asked for."""
+    model = dlmcache_cuda.load(device="cpu")
+    few, many = (
+        dlmcache_cuda.decode(
+            model, [5, 6, 7], gen_length=8, seed=0, cache=ElasticConfig(track_num=track_num)
+        ).sequences[0]
+        for track_num in (16, 2**31 - 1)
+    )
+    assert torch.equal(few.ids, many.ids) and few.rows_computed == many.rows_computed

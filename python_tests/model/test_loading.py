@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -31,6 +33,31 @@ def test_tokenizer(tmp_path):
     assert model.tokenizer("w5 w7")["input_ids"] == [5, 7]
     assert model.tokenizer is model.tokenizer
     assert model.decode_text(torch.tensor([5, 7, model.end_token_ids[0]])).split() == ["w5", "w7"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("tokenizer_config.json", "[]", "tokenizer_config.json must hold a JSON object, got list"),
+        ("tokenizer_config.json", "{", "tokenizer_config.json is no JSON"),
+        ("tokenizer.json", "{", "transformers cannot read the tokenizer: "),
+        ("tokenizer.json", None, "transformers cannot read the tokenizer: "),
+    ],
+)
+def test_damaged_tokenizer(tmp_path, file, content, message):
+    folder = random_checkpoint(tmp_path, tokenizer=True)
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_text(content)
+    model = load(folder, device="cpu")
+    with pytest.raises(ValueError, match=f"{re.escape(str(folder))}.*{message}"):
+        _ = model.tokenizer
+
+
+@pytest.mark.parametrize("path", [5, b"x", ["a"]])
+def test_path_of_another_type(path):
+    with pytest.raises(TypeError, match="load: path must be a folder, a hub id or None, got "):
+        load(path)
 
 
 def test_no_tokenizer(tmp_path):

@@ -109,3 +109,9 @@ def test_unknown_ids_say_how_to_pass_them(changes, key, argument):
 def test_bad_ids(options, message):
     with pytest.raises(ValueError, match=f"here: {message}"):
         resolve_token_ids(llada(), "here", **options)
+
+
+@pytest.mark.parametrize("ids", [5, "5", b"5"])
+def test_end_token_ids_that_are_no_list(ids):
+    with pytest.raises(TypeError, match="here: end_token_ids must be a list of token ids, got"):
+        resolve_token_ids(llada(), "here", end_token_ids=ids)

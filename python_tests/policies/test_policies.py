@@ -98,6 +98,35 @@ def test_refresh_steps_must_be_positive(steps):
         DualConfig(refresh_steps=steps)
 
 
+LARGE = {"dual": "refresh_steps", "elastic": "window_length", "composed": "delay_steps",
+         "spa": "warmup_steps", "d2": "inflate_w", "dkv-greedy": "window_length"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_integers_that_int32_does_not_hold_are_refused(name):
+    config = available_policies()[name].Config
+    config(**{LARGE[name]: 2**31 - 1})
+    with pytest.raises(ValueError, match=f"{LARGE[name]} must be .*an integer < 2\\^31, got 21"):
+        config(**{LARGE[name]: 2**31})
+
+
+def test_spa_needs_a_budget():
+    with pytest.raises(ValueError, match="max_update_ratio must be a number in .*, got None"):
+        available_policies()["spa"].Config(max_update_ratio=None)
+
+
+@pytest.mark.parametrize("ratios", [0.5, True, "0.5", b"1"])
+@pytest.mark.parametrize("name", ["spa", "composed"])
+def test_layer_ratios_that_are_no_list_are_refused(name, ratios):
+    with pytest.raises(ValueError, match="layer_ratios must be None or one ratio per layer, got"):
+        available_policies()[name].Config(layer_ratios=ratios)
+
+
+def test_a_choice_that_is_an_array_is_refused():
+    with pytest.raises(ValueError, match="similarity must be one of heads, rows, got tensor"):
+        available_policies()["elastic"].Config(similarity=torch.ones(3))
+
+
 def test_unknown_name_lists_and_suggests():
     with pytest.raises(
         ValueError, match=r"cache must be one of none, .*'dula'.*Did you mean 'dual'"

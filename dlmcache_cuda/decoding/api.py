@@ -78,14 +78,14 @@ def decode(
         block_length: positions of a block; divides ``gen_length``. Default: one block. With
             ``canvas`` the first block begins at the first mask, the last one may be shorter, and
             blocks without masks cost nothing.
-        steps: steps over all blocks, a multiple of their number; each block's masks are spread
-            evenly over its steps (with ``alg`` by Dream's schedule). Default: ``gen_length``, one
-            token per step. Without effect when ``threshold`` or ``factor`` is given. With
+        steps: steps over all blocks, a multiple of their number, at most 2^20; each block's masks
+            are spread evenly over its steps (with ``alg`` by Dream's schedule). Default:
+            ``gen_length``, one token per step. Without effect when ``threshold`` or ``factor`` is given. With
             ``canvas`` over the blocks that hold masks; default: one step per mask.
-        temperature: of Gumbel-max sampling; 0 takes the most probable token. Confidences are
-            those without temperature, except with ``alg``.
-        cfg_scale: weight of classifier-free guidance by a copy in which all given text is masked;
-            0 is off. Twice the work.
+        temperature: of Gumbel-max sampling, from 1e-30 to 1e30; 0 takes the most probable token.
+            Confidences are those without temperature, except with ``alg``.
+        cfg_scale: weight of classifier-free guidance by a copy in which all given text is masked,
+            at most 1e6; 0 is off. Twice the work.
         remasking: ``low_confidence`` commits the most probable tokens first, ``random`` any, by
             numbers drawn at every step; ``random_order`` draws an order once per block. Default:
             what the cache method is defined for, else ``low_confidence``.
@@ -103,8 +103,8 @@ def decode(
             ``remasking``, ``threshold``, ``factor`` and ``confidence_eos_eot_inf``. Default: for
             Dream ``entropy``, as in its README (with temperature 0.2 and top_p 0.95 there), unless
             one of those four is given; for other models None, LLaDA's sampling.
-        alg_temp: > 0: draw the positions to commit, without replacement, by the softmax of
-            confidence / ``alg_temp``. Default, and 0: the surest. Not with ``origin``.
+        alg_temp: from 1e-30 to 1e30: draw the positions to commit, without replacement, by the
+            softmax of confidence / ``alg_temp``. Default, and 0: the surest. Not with ``origin``.
         top_p: in (0, 1]: draw from the most probable tokens, up to the one with which their
             probabilities exceed ``top_p`` in sum. Needs ``alg``. Default: all.
         top_k: >= 1: draw from that many most probable tokens; ties stay in. Needs ``alg``.

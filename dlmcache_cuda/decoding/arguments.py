@@ -25,6 +25,8 @@ from dlmcache_cuda.samplers import (
 )
 
 DEFAULT_BATCH_SIZE = 16
+# More than any canvas has positions; schedules are tabulated by step.
+MOST_STEPS = 2**20
 # What Dream's README and its scripts for the Instruct model use.
 DEFAULT_ALG = "entropy"
 
@@ -70,9 +72,20 @@ def check_integer(name: str, value: Any, minimum: int, maximum: int | None = Non
 def _number(name: str, value: Any, allowed: str, valid: Callable[[float], bool]) -> float:
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number {allowed}, got {value!r}")
-    if not math.isfinite(value) or not valid(float(value)):
+    try:
+        number = float(value)
+    except OverflowError as error:
+        got = f"an integer of {int(value).bit_length()} bits"
+        raise ValueError(f"{name} must be a number {allowed}, got {got}") from error
+    if not math.isfinite(number) or not valid(number):
         raise ValueError(f"{name} must be a number {allowed}, got {value}")
-    return float(value)
+    return number
+
+
+def _temperature(name: str, value: Any) -> float:
+    # What is divided by it, or multiplied with it, must stay within float32.
+    allowed = "that is 0 or from 1e-30 to 1e30"
+    return _number(name, value, allowed, lambda x: x == 0 or 1e-30 <= x <= 1e30)
 
 
 def _flag(name: str, value: Any) -> bool:
@@ -160,7 +173,7 @@ def check_settings(
         raise ValueError(f"remasking must be one of {', '.join(REMASKINGS)}, got {remasking!r}")
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable or None, got {type(callback).__name__}")
-    temperature = _number("temperature", temperature, ">= 0", lambda value: value >= 0)
+    temperature = _temperature("temperature", temperature)
     end_ids = model.end_token_ids
     suppress = _suppressed(model, suppress_token_ids)
     if _flag("logits_eos_inf", logits_eos_inf):
@@ -185,7 +198,7 @@ def check_settings(
         ),
         remasking=remasking,
         temperature=temperature,
-        cfg_scale=_number("cfg_scale", cfg_scale, ">= 0", lambda value: value >= 0),
+        cfg_scale=_number("cfg_scale", cfg_scale, "in [0, 1e6]", lambda x: 0 <= x <= 1e6),
         suppress_ids=suppress,
         confidence_suppress_ids=without_confidence,
         **dream,
@@ -219,6 +232,8 @@ def _calibrated(
     found = policy.decoding
     if block_length is None:
         block_length = found.get("block_length")
+        if block_length is not None:
+            block_length = check_integer("the cache's block_length", block_length, 1)
         if block_length and gen_length and gen_length % block_length:
             raise ValueError(
                 f"the cache was calibrated with block_length={block_length}, which does not divide "
@@ -338,7 +353,7 @@ def _commit_rule(
                 f"got remasking={remasking!r}"
             )
     if steps is not None:
-        steps = check_integer("steps", steps, 1)
+        steps = check_integer("steps", steps, 1, MOST_STEPS)
     if threshold is not None:
         return Threshold(_number("threshold", threshold, "in (0, 1]", lambda value: 0 < value <= 1))
     if factor is not None:
@@ -378,10 +393,10 @@ def _dream_settings(alg: str | None, llada_only: dict[str, Any], **options: Any)
                 f"got {name}={given[name]!r}"
             )
     checks = {
-        "alg_temp": lambda name, value: _number(name, value, ">= 0", lambda x: x >= 0),
+        "alg_temp": _temperature,
         "top_p": lambda name, value: _number(name, value, "in (0, 1]", lambda x: 0 < x <= 1),
-        "top_k": lambda name, value: check_integer(name, value, 1),
-        "min_commit": lambda name, value: check_integer(name, value, 0),
+        "top_k": lambda name, value: check_integer(name, value, 1, 2**31 - 1),
+        "min_commit": lambda name, value: check_integer(name, value, 0, 2**31 - 1),
     }
     return {"alg": alg} | {name: checks[name](name, value) for name, value in given.items()}
 

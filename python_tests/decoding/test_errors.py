@@ -40,6 +40,14 @@ def refused(error: type[Exception], words: list[str], prompts: Any = None, **opt
         ({"temperature": -0.5}, ["temperature", "-0.5"]),
         ({"temperature": math.nan}, ["temperature", "nan"]),
         ({"temperature": math.inf}, ["temperature", "inf"]),
+        ({"temperature": 1e-40}, ["temperature", "0 or from 1e-30 to 1e30", "1e-40"]),
+        ({"temperature": 1e308}, ["temperature", "0 or from 1e-30 to 1e30", r"1e\+308"]),
+        ({"temperature": 10**400}, ["temperature", "an integer of 1329 bits"]),
+        ({"alg": "entropy", "alg_temp": 1e-300}, ["alg_temp", "0 or from 1e-30", "1e-300"]),
+        ({"alg": "entropy", "top_k": 2**63}, ["top_k", str(2**31 - 1), str(2**63)]),
+        ({"alg": "entropy", "min_commit": 2**63}, ["min_commit", str(2**63)]),
+        ({"cfg_scale": 3e38}, ["cfg_scale", r"\[0, 1e6\]", r"3e\+38"]),
+        ({"steps": 10**9, "remasking": "random_order"}, ["steps", str(2**20), str(10**9)]),
         ({"cfg_scale": -1.0}, ["cfg_scale", "-1"]),
         ({"cfg_scale": math.nan}, ["cfg_scale", "nan"]),
         ({"remasking": "entropy"}, ["remasking", "entropy", "low_confidence", "random"]),
@@ -159,6 +167,17 @@ def test_which_prompt_is_too_long():
     prompts = random_prompts(1, [4, 125, 3])
     words = [r"prompts\[1\]", "125", "gen_length=8", "133", "max_sequence_length", "128"]
     refused(ValueError, words, prompts=prompts)
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e30])
+@pytest.mark.parametrize("alg", [None, "origin", "entropy"])
+def test_extreme_temperatures_decode(alg, temperature):
+    model = load_pair(1).model
+    options = {"alg": alg, "temperature": temperature, "gen_length": 8, "seed": 1}
+    if alg == "entropy":
+        options["alg_temp"] = temperature
+    out = dlmcache_cuda.decode(model, [torch.tensor(PROMPT)], **options)
+    assert len(out.sequences[0].ids) > 0
 
 
 def test_unknown_argument():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from dlmcache_cuda.benchmark.files import digest_of_files
 from dlmcache_cuda.benchmark.models import ModelSpec
 from dlmcache_cuda.benchmark.policies import BLOCK_LENGTH, PolicySetting, parse_policies
 from dlmcache_cuda.benchmark.prompts import QUESTIONS, RANDOM
@@ -65,6 +66,7 @@ class Matrix:
 
         Raises:
             ValueError: something cannot be combined.
+            OSError: the file of prompts cannot be read.
         """
         found: list[Row] = []
         for text in self.models:
@@ -88,6 +90,7 @@ class Matrix:
             lengths = (64,)
         if prompts.startswith(QUESTIONS) and not spec.is_bundled:
             raise ValueError(f"--prompts questions are those of the bundled model, not {spec.text}")
+        files = digest_of_files(spec, prompts)
         sequences = self.sequences or max(*self.batch_sizes, 8 if spec.is_bundled else 1)
         for batch in self.batch_sizes:
             for prompt in lengths:
@@ -102,6 +105,7 @@ class Matrix:
                         self.ragged,
                         self.early_stop and not spec.is_random,
                         self.seed,
+                        files,
                     )
 
     def _of(self, spec: ModelSpec, workload: Workload) -> Iterator[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,14 +52,15 @@ class ModelSpec:
         if not text.startswith("random"):
             return cls(text)
         found = _RANDOM.fullmatch(text)
-        layers, width, vocab = (int(n or 0) for n in found.groups()) if found else (0, 0, 0)
-        if layers < 1 or width < HEAD_SIZE or width % HEAD_SIZE or (vocab and vocab < 8):
+        numbers = found.groups(default=str(DEFAULT_VOCAB)) if found else (0, 0, 0)
+        layers, width, vocab = map(int, numbers)
+        if layers < 1 or width < HEAD_SIZE or width % HEAD_SIZE or vocab < 8:
             raise ValueError(
                 f"model must be random:LAYERSxWIDTH with LAYERS >= 1 and WIDTH a multiple of "
                 f"{HEAD_SIZE} (the size of a head), and may end with :vocab=N with N >= 8; got "
                 f"{text!r}"
             )
-        return cls(text, layers, width, vocab or DEFAULT_VOCAB)
+        return cls(text, layers, width, vocab)
 
     def folder(self, out: Path) -> str:
         """Where the checkpoint is. One with random weights is written below ``out`` first."""
@@ -96,7 +98,15 @@ def _written(spec: ModelSpec, folder: Path) -> Path:
     weights = random_weights(config, seed=0)
     # A position where the mask itself is predicted stays undecided; chance would make that work.
     weights["ff_out.weight"][config["mask_token_id"]] = 0
-    partial = folder.with_name(f"{folder.name}.partial")
-    write_checkpoint(partial, config, weights, shards=1)
-    partial.replace(folder)  # an interrupted run leaves no half of a checkpoint
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Written aside: an interrupted run leaves no half of a checkpoint, and of two runs that began
+    # together each writes its own.
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.partial-") as aside:
+        partial = write_checkpoint(Path(aside) / folder.name, config, weights, shards=1)
+        try:
+            partial.replace(folder)
+        except OSError:
+            if not (folder / "config.json").exists():
+                raise
+            # Another run was faster; its weights are the same.
     return folder

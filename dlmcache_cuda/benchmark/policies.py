@@ -69,7 +69,7 @@ def parse_policies(
         texts: ``all``, or see :data:`FORMS`.
         model: names alone mean the bundled model's presets on the bundled model, a fixed rate of
             refreshes on random weights, and what was published for a checkpoint of that name.
-        gen_length: a block that does not divide it becomes the whole of it.
+        gen_length: a block that does not divide it becomes the whole of it, unless it was asked for.
         commits: tokens per step, on which the fixed rate depends; None: a threshold.
 
     Raises:
@@ -81,11 +81,11 @@ def parse_policies(
             names = [name for name in available_policies() if name != "none"]
             parsed = [_named(name, model, commits) for name in names]
         elif text.startswith("{"):
-            parsed = [_from_object(_json(text, text), text)]
+            parsed = [_from_object(_json(text, text), text, gen_length)]
         elif text.endswith(".json"):
             listed = _json(Path(text).read_text("utf-8"), text)
             listed = listed if isinstance(listed, list) else [listed]
-            parsed = [_from_object(entry, text) for entry in listed]
+            parsed = [_from_object(entry, text, gen_length) for entry in listed]
         elif "@" in text:
             parsed = [_published(text)]
         else:
@@ -138,7 +138,7 @@ def _json(text: str, source: str) -> Any:
         raise ValueError(f"policies: {source}: not JSON ({error})") from error
 
 
-def _from_object(content: Any, source: str) -> PolicySetting:
+def _from_object(content: Any, source: str, gen_length: int) -> PolicySetting:
     if not isinstance(content, dict) or not isinstance(content.get("cache"), str):
         raise ValueError(f"policies must be {FORMS}; got {source!r}")
     settings = dict(content)
@@ -146,4 +146,9 @@ def _from_object(content: Any, source: str) -> PolicySetting:
     block_length = settings.pop("block_length", None)
     if block_length is not None and (not isinstance(block_length, int) or block_length < 1):
         raise ValueError(f"policies: block_length must be an integer >= 1, got {block_length!r}")
+    if block_length is not None and gen_length % block_length:
+        raise ValueError(
+            f"policies: block_length must divide gen_length ({gen_length}), got {block_length} in "
+            f"{source!r}"
+        )
     return PolicySetting(cache, differing(make_config(cache, settings)), block_length)

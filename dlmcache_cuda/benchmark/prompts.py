@@ -30,6 +30,11 @@ class Prompts:
         return sum(map(check_answer, self.questions, texts))
 
 
+def is_file(prompts: str) -> bool:
+    """Whether ``Workload.prompts`` names a file."""
+    return prompts.partition(":")[0] not in (QUESTIONS, RANDOM)
+
+
 def make_prompts(model: Any, workload: Workload) -> Prompts:
     """The prompts of a workload for a model; the same arguments always give the same ones.
 

@@ -24,6 +24,7 @@ class Workload:
         ragged: random prompts have lengths from half of ``prompt_length`` to all of it.
         early_stop: a sequence ends with its text, whatever decodes it; else every step is made.
         seed: of prompts and random orders.
+        files: digest of the files that it is made of, see ``files.digest_of_files``; None: of none.
     """
 
     model: str
@@ -35,6 +36,7 @@ class Workload:
     ragged: bool = False
     early_stop: bool = True
     seed: int = 0
+    files: str | None = None
 
     @property
     def label(self) -> str:
@@ -79,6 +81,8 @@ class Row:
         content["workload"] = {
             f.name: getattr(self.workload, f.name) for f in fields(self.workload)
         }
+        if self.workload.files is None:
+            del content["workload"]["files"]  # the key of before there was such a digest
         text = json.dumps(content, sort_keys=True, default=list)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

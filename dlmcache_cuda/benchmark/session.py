@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from dlmcache_cuda.benchmark.store import Store
 from dlmcache_cuda.benchmark.suites import SUITES, Size
 from dlmcache_cuda.benchmark.tables import header, report
 from dlmcache_cuda.benchmark.targets import Target, verdict
+from dlmcache_cuda.model.loading import choose_device
 from dlmcache_cuda.parallel import ProcessGroup, Ranks
 
 SCHEMA = 1
@@ -102,6 +104,8 @@ class Session:
         self.out = out
         self.group = group or ProcessGroup(Ranks())
         self.repeats = repeats
+        if device is not None:
+            choose_device(device)
         self.device, self.dtype = device, dtype
         self.memory = memory
         self.fresh = fresh
@@ -228,7 +232,8 @@ def _has_cuda() -> bool:
 
 
 def _write_file(path: Path, text: str) -> None:
-    """Renamed into place: an interrupted run leaves no half of a file."""
-    partial = path.with_name(f"{path.name}.partial")
+    """Renamed into place: an interrupted run leaves no half of a file. Of runs that write it
+    together each has its own until then."""
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)

@@ -15,6 +15,9 @@ class Store:
         path: the file; made with its folder where it does not exist. Lines of another
             ``fingerprint`` stay in it and count for nothing: their times must not be mixed.
         fingerprint: of what is measured, see ``machine.fingerprint``.
+
+    Raises:
+        ValueError: a line of the file is damaged.
     """
 
     def __init__(self, path: Path, fingerprint: str) -> None:
@@ -23,7 +26,7 @@ class Store:
         self.others = 0
         self._records: dict[tuple[str, str, int], dict[str, Any]] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        for record in _read(path):
+        for record in _read(path, fingerprint):
             if record.get("fingerprint") != fingerprint:
                 self.others += 1
             else:
@@ -47,12 +50,58 @@ class Store:
         self._records[record["kind"], record["row"], record["number"]] = record
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+_TYPES = {"kind": str, "row": str, "number": int}
+# What is read of a line that tells of no failure, by its kind.
+_CONTENT = {
+    "time": (
+        "seconds", "cpu_seconds", "forwards", "sequence_forwards", "visible_tokens",
+        "rows_computed", "rows_vanilla", "refresh_forwards", "refresh_seconds", "step_seconds",
+        "right", "digests", "phases", "peak_bytes",
+    ),
+    "drift": ("drifted",),
+}  # fmt: skip
+
+
+def _read(path: Path, fingerprint: str) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8")
-    if text and not text.endswith("\n"):
+    content = path.read_bytes()
+    complete, newline, half = content.rpartition(b"\n")
+    if half:
         # The program was ended while it wrote. The half line goes, so that the next is whole.
-        text = text[: text.rfind("\n") + 1]
-        path.write_text(text, encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+        with path.open("r+b") as file:
+            file.truncate(len(complete) + len(newline))
+    lines = complete.split(b"\n") if newline else []
+    return [_parsed(path, number, line, fingerprint) for number, line in enumerate(lines, start=1)]
+
+
+def _parsed(path: Path, number: int, line: bytes, fingerprint: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+        what = _damage(record, fingerprint)
+    except ValueError:  # of bytes that are no text, too
+        what = "is empty" if not line.strip() else "is not JSON"
+    if what is not None:
+        raise ValueError(
+            f"{path}, line {number}, {what}: remove that line, or measure everything anew with "
+            "--fresh"
+        )
+    return record
+
+
+def _damage(record: Any, fingerprint: str) -> str | None:
+    """What is wrong with a line; None: nothing, or it counts for nothing."""
+    if not isinstance(record, dict):
+        return "holds no object"
+    if not isinstance(record.get("fingerprint"), str):
+        return "has no 'fingerprint'"
+    if record["fingerprint"] != fingerprint:
+        return None
+    for name, kind in _TYPES.items():
+        if name not in record:
+            return f"has no {name!r}"
+        if not isinstance(record[name], kind):
+            return f"has {record[name]!r} as {name!r}"
+    needed = () if "failed" in record else _CONTENT.get(record["kind"], ())
+    missing = [name for name in needed if name not in record]
+    return f"has no {missing[0]!r}" if missing else None

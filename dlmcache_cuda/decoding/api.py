@@ -80,8 +80,8 @@ def decode(
             blocks without masks cost nothing.
         steps: steps over all blocks, a multiple of their number, at most 2^20; each block's masks
             are spread evenly over its steps (with ``alg`` by Dream's schedule). Default:
-            ``gen_length``, one token per step. Without effect when ``threshold`` or ``factor`` is given. With
-            ``canvas`` over the blocks that hold masks; default: one step per mask.
+            ``gen_length``, one token per step. Without effect when ``threshold`` or ``factor`` is
+            given. With ``canvas`` over the blocks that hold masks; default: one step per mask.
         temperature: of Gumbel-max sampling, from 1e-30 to 1e30; 0 takes the most probable token.
             Confidences are those without temperature, except with ``alg``.
         cfg_scale: weight of classifier-free guidance by a copy in which all given text is masked,

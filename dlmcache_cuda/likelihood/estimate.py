@@ -61,7 +61,7 @@ def log_likelihood(
             (both as in LLaDA's evaluation, where it is ``batch_size``); divides ``mc_num``. A
             forward mixes pairs where they have fewer. Default: the largest divisor of ``mc_num``
             up to 32.
-        cfg_scale: weight of guidance by a masked prompt; 0 is off. Twice the work.
+        cfg_scale: 0 to 1e6, weight of guidance by a masked prompt; 0 is off. Twice the work.
         seed: in [0, 2^63). The draws of a pair depend on it and on the pair alone.
         enumerate_short: take every set of masked positions, once, where that is no more work than
             ``mc_num`` draws (``2^L - 1 <= mc_num``): the expectation itself, without noise. Off:
@@ -76,8 +76,10 @@ def log_likelihood(
     mc_num = _integer("mc_num", mc_num, 1)
     mc_batch_size = _mc_batch_size(mc_batch_size, mc_num)
     seed = _integer("seed", seed, 0)
-    if not isinstance(cfg_scale, Real) or isinstance(cfg_scale, bool) or not cfg_scale >= 0:
-        raise ValueError(f"cfg_scale must be a number >= 0, got {cfg_scale!r}")
+    number = isinstance(cfg_scale, Real) and not isinstance(cfg_scale, bool)
+    if not number or not 0 <= cfg_scale <= 1e6:  # as decode takes it
+        raise ValueError(f"cfg_scale must be a number in [0, 1e6], got {cfg_scale!r}")
+    cfg_scale = float(cfg_scale)
     checked = [_pair(model, pair, index) for index, pair in enumerate(pairs)]
     # Long ones first: memory that does not suffice is found out at once, and forwards hold
     # canvases of like lengths.

@@ -56,7 +56,7 @@ def load(
         NotADirectoryError: ``path`` is a file.
         ValueError: a bad argument, or a checkpoint that is damaged or not implemented.
     """
-    target = _device(device)
+    target = choose_device(device)
     target_dtype = _dtype(dtype)
     fp8 = _fp8(weights, target)
     folder, name = _folder(path)
@@ -68,7 +68,12 @@ def load(
     return Llada(config, packed, token_ids, folder, name)
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The device that a model is loaded to; None: a GPU where one can be used.
+
+    Raises:
+        ValueError: it is none, or cannot be used here.
+    """
     if device is None:
         usable = _extension.has_cuda() and torch.cuda.is_available()
         return torch.device("cuda" if usable else "cpu")

@@ -27,6 +27,7 @@ from dlmcache_cuda.tuning.grids import (
     configs,
     takes_measured_budgets,
 )
+from dlmcache_cuda.tuning.plain import plain
 from dlmcache_cuda.tuning.progress import Progress, check_progress
 from dlmcache_cuda.tuning.scoring import Score, check_functions
 from dlmcache_cuda.tuning.search import FIRST_LOOK, Plan, Search
@@ -103,6 +104,8 @@ def calibrate(
             are too few to show the target at all, or ``max_forwards`` too few for the reference.
     """
     _check(target, confidence, cost, held_out, max_forwards)
+    target, confidence, held_out = map(float, (target, confidence, held_out))
+    max_forwards, seed = int(max_forwards), plain(seed)
     check_functions(score=score)
     report = check_progress(progress)
     call = DecodeCall.of(model, cache, settings, "calibrate")
@@ -206,9 +209,9 @@ def _overrides(
         lengths = block_lengths(gen_length)
     axes = []
     if thresholds is not None:
-        axes.append([("threshold", value) for value in thresholds])
+        axes.append([("threshold", plain(value)) for value in thresholds])
     if lengths is not None:
-        axes.append([("block_length", value) for value in lengths])
+        axes.append([("block_length", plain(value)) for value in lengths])
     return list(itertools.product(*axes))
 
 

@@ -10,6 +10,7 @@ from dlmcache_cuda.decoding.arguments import DecodeSettings, check_settings
 from dlmcache_cuda.decoding.defaults import decode_defaults
 from dlmcache_cuda.model import Llada
 from dlmcache_cuda.policies import Cache, make_policy
+from dlmcache_cuda.tuning.plain import plain
 
 # What the comparison itself decides.
 _OWN = ("callback", "trace")
@@ -45,7 +46,7 @@ class DecodeCall:
                 )
         policy = make_policy(cache)
         checked = check_settings(model, policy, **defaults | dict(given))
-        settings = dict(given)
+        settings = {name: plain(value) for name, value in given.items()}
         if settings.get("block_length") is None and checked.num_blocks > 1:
             settings["block_length"] = checked.block_length
         threshold = policy.decoding.get("threshold")

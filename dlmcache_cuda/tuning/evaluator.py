@@ -16,8 +16,9 @@ from dlmcache_cuda.decoding.measure import measure_drifts, ratios_of_drift
 from dlmcache_cuda.model import Llada
 from dlmcache_cuda.policies import PolicyConfig, policy_of
 from dlmcache_cuda.tuning.decode_call import DecodeCall
+from dlmcache_cuda.tuning.model_key import model_key
 from dlmcache_cuda.tuning.progress import Progress
-from dlmcache_cuda.tuning.state_file import StateFile, key_of, model_key
+from dlmcache_cuda.tuning.state_file import StateFile, key_of
 
 
 class OutOfForwards(Exception):
@@ -71,6 +72,25 @@ class Response:
     forwards: int
     rows: int
     seconds: float
+
+    @classmethod
+    def from_dict(cls, content: Any) -> Response:
+        """
+        Raises:
+            ValueError: it is not what ``dataclasses.asdict`` made of one.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(content, dict) or content.keys() != names:
+            raise ValueError(f"a response has {', '.join(sorted(names))}, got {content!r}")
+        found = cls(**content)
+        if not (
+            _are(int, found.ids)
+            and _are(int, found.visible)
+            and _are(int, [found.forwards, found.rows])
+            and _are(int | float, [found.seconds])
+        ):
+            raise ValueError(f"a field of a response is of another type, got {content!r}")
+        return found
 
 
 class Evaluator:
@@ -127,7 +147,7 @@ class Evaluator:
             self._progress(what, done, len(prompts))
             self._decode(candidate, part)
         self._progress(what, len(prompts), len(prompts))
-        return [Response(**self._state.get(key)) for key in keys]
+        return [self._response(key) for key in keys]
 
     def layer_ratios(self, prompts: Sequence[int], means: Sequence[float]) -> dict[float, tuple]:
         """Budgets per layer that average to ``means``, from the model's drift on the prompts.
@@ -150,7 +170,21 @@ class Evaluator:
             floor = min(*means, 1 / 16)
             self._state.put(key, [ratios_of_drift(drifts, mean, floor) for mean in means])
         found = self._state.get(key)
+        layers = len(self.model.layers)
+        if (
+            not _are(list | tuple, found)
+            or len(found) != len(means)
+            or not all(len(ratios) == layers and _are(int | float, ratios) for ratios in found)
+        ):
+            raise self._state.damaged(key)
         return {mean: tuple(ratios) for mean, ratios in zip(means, found, strict=True)}
+
+    def _response(self, key: str) -> Response:
+        """What is recorded under a key."""
+        try:
+            return Response.from_dict(self._state.get(key))
+        except ValueError as error:
+            raise self._state.damaged(key) from error
 
     def _prompt_key(self, index: int) -> list[Any]:
         return [self.prompt_ids[index].tolist(), self.seeds[index]]
@@ -202,6 +236,13 @@ class Evaluator:
         """Refuses a forward of that many sequences that is not allowed any more."""
         if self.forwards + sequences > self.max_forwards - self.reserve:
             raise OutOfForwards
+
+
+def _are(kind: Any, values: Any) -> bool:
+    """Whether it is a list, or a tuple, of values of that kind."""
+    return isinstance(values, list | tuple) and all(
+        isinstance(value, kind) and not isinstance(value, bool) for value in values
+    )
 
 
 def as_ids(ids: Sequence[int]) -> Tensor:

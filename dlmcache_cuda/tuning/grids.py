@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dlmcache_cuda.policies import PolicyConfig
+from dlmcache_cuda.tuning.plain import plain
 
 Axis = Sequence[Mapping[str, Any]]
 """Alternatives; each gives values to one or more settings."""
@@ -68,7 +69,7 @@ def configs(
             raise ValueError(f"grid: {setting} must be a list of values to try, got {values!r}")
     own = _AXES[name](room) if name in _AXES else []
     axes = [axis for axis in own if not any(set(choice) & set(grid) for choice in axis)]
-    axes += [[{setting: value} for value in values] for setting, values in grid.items()]
+    axes += [[{setting: plain(value)} for value in values] for setting, values in grid.items()]
     for choices in itertools.product(*axes):
         values: dict[str, Any] = {}
         for choice in choices:

@@ -12,28 +12,17 @@ import os
 from pathlib import Path
 from typing import Any
 
-from dlmcache_cuda.model import Llada
-
 FORMAT = "dlmcache_cuda calibration results"
 VERSION = 1
+
+
+_HEADER = json.dumps({"format": FORMAT, "version": VERSION})
 
 
 def key_of(*parts: Any) -> str:
     """A key for anything that JSON can hold; equal parts give equal keys."""
     text = json.dumps(parts, sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def model_key(model: Llada) -> str:
-    """Tells models apart: by configuration, storage and some of the weights."""
-    digest = hashlib.sha256()
-    for tensor in (model.final_norm, model.embedding[:16], model.head[:16]):
-        digest.update(tensor.float().cpu().numpy().tobytes())
-    for norm in (block.weights.attn_norm for block in model.layers):
-        digest.update(norm.float().cpu().numpy().tobytes())
-    linear = type(model.layers[0].weights.gate_up).__name__
-    digest.update(repr((model.config, str(model.dtype), linear)).encode())
-    return digest.hexdigest()[:32]
 
 
 class StateFile:
@@ -46,15 +35,18 @@ class StateFile:
     def __init__(self, path: str | os.PathLike[str] | None) -> None:
         self._path = None if path is None else Path(path)
         self._records: dict[str, Any] = {}
+        self._lines: dict[str, int] = {}
         if self._path is None:
             return
-        if self._path.exists() and self._path.stat().st_size:
-            self._read(self._path)
+        content = self._path.read_bytes() if self._path.exists() else b""
+        # A run that was ended at its first write leaves a part of the first line.
+        if _HEADER.encode().startswith(content):
+            self._path.write_text(f"{_HEADER}\n")
         else:
-            self._path.write_text(json.dumps({"format": FORMAT, "version": VERSION}) + "\n")
+            self._read(self._path, content)
 
-    def _read(self, path: Path) -> None:
-        complete, _, rest = path.read_bytes().rpartition(b"\n")
+    def _read(self, path: Path, content: bytes) -> None:
+        complete, _, rest = content.rpartition(b"\n")
         lines = complete.split(b"\n")
         header = _parsed(lines[0])
         if not isinstance(header, dict) or header.get("format") != FORMAT:
@@ -67,8 +59,9 @@ class StateFile:
         for number, line in enumerate(lines[1:], start=2):
             record = _parsed(line)
             if not isinstance(record, dict) or not isinstance(record.get("key"), str):
-                raise ValueError(f"state: {path}, line {number}, is damaged: delete that line")
+                raise _damaged(path, number)
             self._records[record["key"]] = record.get("value")
+            self._lines[record["key"]] = number
         if rest:
             # The line that was being written when the run was cut off.
             with path.open("r+b") as file:
@@ -78,12 +71,20 @@ class StateFile:
         """What was recorded under a key, or None."""
         return self._records.get(key)
 
+    def damaged(self, key: str) -> ValueError:
+        """The error to raise where the file holds something else under a key than belongs there."""
+        return _damaged(self._path, self._lines.get(key))
+
     def put(self, key: str, value: Any) -> None:
         """Records a value and writes it."""
         self._records[key] = value
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"key": key, "value": value}) + "\n")
+
+
+def _damaged(path: Path | None, line: int | None) -> ValueError:
+    return ValueError(f"state: {path}, line {line}, is damaged: delete that line")
 
 
 def _parsed(line: bytes) -> Any:

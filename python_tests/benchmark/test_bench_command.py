@@ -112,6 +112,12 @@ def test_wrong_use_is_told_before_anything_is_measured(options, said, tmp_path, 
     assert said in capsys.readouterr().err
 
 
+def test_a_device_that_is_not_there(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(["bench", *TINY, "--out", str(tmp_path), "--device", "cuda"]) == 2
+    assert "load: device 'cuda'" in capsys.readouterr().err
+
+
 def test_two_processes_share_the_rounds(tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     rows = ["--policies", "dual", "--repeats", "3", "--no-memory", "--no-stock", "--device", "cpu"]

@@ -24,7 +24,9 @@ def test_random_models():
     assert not ModelSpec.parse("GSAI-ML/LLaDA-8B-Instruct").is_random
 
 
-@pytest.mark.parametrize("text", ["random", "random:12", "random:0x64", "random:2x65", "random:x"])
+@pytest.mark.parametrize(
+    "text", ["random", "random:12", "random:0x64", "random:2x65", "random:x", "random:1x64:vocab=0"]
+)
 def test_wrong_random_models(text):
     with pytest.raises(ValueError, match="model must be random:LAYERSxWIDTH"):
         ModelSpec.parse(text)
@@ -56,9 +58,9 @@ def test_other_forms_of_policies(tmp_path):
     assert plain.config.peak == 0.8
     listed = tmp_path / "policies.json"
     listed.write_text(json.dumps([{"cache": "dual", "block_length": 16}, {"cache": "d2"}]))
-    text = '{"cache": "spa", "layer_ratios": [0.5, 0.25], "block_length": 48}'
+    text = '{"cache": "spa", "layer_ratios": [0.5, 0.25], "block_length": 32}'
     assert parse_policies([text, str(listed)], RANDOM, 64) == [
-        PolicySetting("spa", {"layer_ratios": (0.5, 0.25)}, None),  # 48 does not divide 64
+        PolicySetting("spa", {"layer_ratios": (0.5, 0.25)}, 32),
         PolicySetting("dual", {}, 16),
         PolicySetting("d2", {}, None),
     ]
@@ -73,6 +75,7 @@ def test_other_forms_of_policies(tmp_path):
         ("{", "not JSON"),
         ('{"cache": "dual", "gama": 1}', "a setting of 'dual'"),
         ('{"cache": "dual", "block_length": 0}', "block_length must be"),
+        ('{"cache": "dual", "block_length": 3}', r"block_length must divide gen_length \(64\)"),
         ("d2@LLaDA-1.5", "nothing was published for 'd2'"),
     ],
 )

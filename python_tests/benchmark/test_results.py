@@ -62,10 +62,10 @@ def test_an_interrupted_run_goes_on_where_it_was(run, workload, out, tmp_path):
 
 def test_other_sources_are_not_mixed_in(tmp_path):
     path = tmp_path / "r.jsonl"
-    Store(path, "old").add(TIME, "row", 0, {"seconds": 1.0})
+    Store(path, "old").add(TIME, "row", 0, record(1.0))
     store = Store(path, "new")
     assert store.get(TIME, "row") is None and store.others == 1
-    store.add(TIME, "row", 0, {"seconds": 2.0})
+    store.add(TIME, "row", 0, record(2.0))
     assert Store(path, "new").get(TIME, "row")["seconds"] == 2.0
     assert Store(path, "old").get(TIME, "row")["seconds"] == 1.0
 

@@ -133,7 +133,7 @@ def test_lm_evals_own_command_line_knows_the_model(tmp_path, monkeypatch, capsys
         (["--tasks", "missing.yaml"], "missing.yaml"),
         (["--tasks", ","], "tasks is empty"),
         (["--tasks", "x", "--include-path", "/no/such/folder"], "/no/such/folder is no folder"),
-        (["--tasks", "x", "--limit", "0"], "--limit must be greater than 0"),
+        (["--tasks", "x", "--limit", "0"], "--limit must be a number greater than 0"),
         (["--tasks", "x", "--output", "/no/such/folder/a.json"], "its folder does not exist"),
         (["--tasks", "x", "--gen-kwargs", "treshold=0.9"], "got treshold"),
         (["--tasks", "x", "--mc-num", "0"], "mc_num must be an integer >= 1"),

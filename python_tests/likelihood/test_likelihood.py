@@ -131,7 +131,10 @@ def test_progress_counts_every_pair(model):
     [
         ([(PROMPT, ANSWER)], {"mc_num": 0}, "mc_num must be an integer >= 1"),
         ([(PROMPT, ANSWER)], {"mc_num": 8, "mc_batch_size": 3}, r"must divide mc_num \(8\), got 3"),
-        ([(PROMPT, ANSWER)], {"cfg_scale": -1}, "cfg_scale must be a number >= 0, got -1"),
+        ([(PROMPT, ANSWER)], {"cfg_scale": -1}, r"cfg_scale must be .* in \[0, 1e6\], got -1"),
+        ([(PROMPT, ANSWER)], {"cfg_scale": math.nan}, r"cfg_scale .* in \[0, 1e6\], got nan"),
+        ([(PROMPT, ANSWER)], {"cfg_scale": math.inf}, r"cfg_scale .* in \[0, 1e6\], got inf"),
+        ([(PROMPT, ANSWER)], {"cfg_scale": 1e38}, r"cfg_scale .* in \[0, 1e6\], got 1e\+38"),
         ([(PROMPT, ANSWER)], {"seed": -1}, "seed must be an integer >= 0"),
         ([(PROMPT, [VOCAB])], {}, r"pairs\[0\]: token ids of this model are 0 to 10"),
         ([(PROMPT, [1]), (PROMPT, [VOCAB - 1])], {}, r"pairs\[1\] holds the mask token"),

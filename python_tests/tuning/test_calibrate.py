@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 import dlmcache_cuda
@@ -294,3 +295,19 @@ def test_saved_files_are_named_json(llada, tmp_path):
         found.save(tmp_path / "c.txt")
     assert load_cache(found.save(tmp_path / "c.json")).config == found.chosen.candidate.config
     assert [p.name for p in tmp_path.iterdir()] == ["c.json"]
+
+
+def test_numbers_of_numpy_are_taken_as_decode_takes_them(llada, tmp_path):
+    given = {
+        "gen_length": np.int64(8), "temperature": np.float32(0.5), "target": np.float64(0.3),
+        "confidence": np.float32(0.5), "seed": np.int64(4), "max_forwards": np.int64(1000),
+        "thresholds": np.array([0.1, 0.2]), "search_block_lengths": [np.int64(4)],
+        "grid": {"refresh_steps": [np.int64(2), None]}, "cache": "dual",
+    }  # fmt: skip
+    state = tmp_path / "state.jsonl"
+    found = calibrate(llada, PROMPTS[:4], state=state, **given)
+    json.dumps(found.to_dict())
+    plain = {name: np.asarray(value).tolist() for name, value in given.items() if name != "grid"}
+    again = calibrate(llada, PROMPTS[:4], state=state, grid={"refresh_steps": [2, None]}, **plain)
+    assert again.forwards == 0 and again.chosen.candidate == found.chosen.candidate
+    json.dumps(verify(llada, PROMPTS[:2], cache="dual", gen_length=np.int64(8)).to_dict())

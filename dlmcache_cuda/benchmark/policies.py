@@ -69,7 +69,7 @@ def parse_policies(
         texts: ``all``, or see :data:`FORMS`.
         model: names alone mean the bundled model's presets on the bundled model, a fixed rate of
             refreshes on random weights, and what was published for a checkpoint of that name.
-        gen_length: a block that does not divide it becomes the whole of it, unless it was asked for.
+        gen_length: a block that does not divide it becomes the whole of it, unless asked for.
         commits: tokens per step, on which the fixed rate depends; None: a threshold.
 
     Raises:

@@ -73,6 +73,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--port must be in [0, 65535], got {arguments.port}")
     if arguments.shutdown_seconds < 0:
         raise ValueError(f"--shutdown-seconds must be at least 0, got {arguments.shutdown_seconds}")
+    if arguments.api_key == "":
+        raise ValueError(
+            "--api-key and DLMCACHE_API_KEY must not be empty; leave them out to ask for no key"
+        )
     # A port that is taken is told before gigabytes are read.
     with bind(arguments.host, arguments.port) as listener:
         model = load_model(arguments)

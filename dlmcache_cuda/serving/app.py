@@ -19,7 +19,7 @@ from dlmcache_cuda.serving.body import parse_body, read_body
 from dlmcache_cuda.serving.delivery import CLIENT_LEFT, EventStream, deliver
 from dlmcache_cuda.serving.engine import Engine
 from dlmcache_cuda.serving.errors import ApiError
-from dlmcache_cuda.serving.intake import Intake, ServerDefaults
+from dlmcache_cuda.serving.intake import Intake, ServerDefaults, check_defaults
 from dlmcache_cuda.serving.limits import Limits
 from dlmcache_cuda.serving.metrics import Metrics
 from dlmcache_cuda.serving.openapi import body_of, describe_bodies
@@ -38,8 +38,8 @@ def create_app(
     name: str | None = None,
     api_key: str | None = None,
 ) -> FastAPI:
-    """An ASGI application that serves one model. Its engine runs from startup to shutdown and is
-    found at ``app.state.engine``.
+    """An ASGI application that serves one model. Its engine runs from startup to shutdown, as often
+    as there is one after the other, and is found at ``app.state.engine``.
 
     Args:
         model: from :func:`dlmcache_cuda.load`.
@@ -50,7 +50,13 @@ def create_app(
 
     Raises:
         FileNotFoundError: the checkpoint has no tokenizer.
+        ValueError: the limits are more than the model has positions, the defaults more than the
+            limits allow, or the key is empty.
     """
+    if api_key == "":
+        raise ValueError("api_key must not be empty; None asks for no key")
+    limits.fitted_to(model.config.max_sequence_length, ("max_prompt_length", "max_gen_length"))
+    check_defaults(defaults, limits)
     name = name or model.name
     metrics = Metrics(limits.num_slots, limits.max_lanes)
     codec = TextCodec(model)
@@ -153,8 +159,7 @@ def _answer_errors(app: FastAPI) -> None:
     """All errors are JSON in OpenAI's form."""
 
     def answer(error: ApiError) -> Response:
-        headers = {"Retry-After": "1"} if error.status in (429, 503) else None
-        return JSONResponse(error.body(), error.status, headers=headers)
+        return JSONResponse(error.body(), error.status, headers=error.headers)
 
     @app.exception_handler(ApiError)
     async def of_ours(_: Request, error: ApiError) -> Response:

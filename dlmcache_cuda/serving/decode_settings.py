@@ -124,7 +124,8 @@ def lane_settings(
         if (values.get(name) or 0) > most:
             raise bad_request(f"{name} must be at most {most} here, got {values[name]}", name)
     settings = dataclasses.replace(base, **values)
-    _check(model, settings, {"gen_length": settings.block_length or 1})  # before it divides
+    # Before it divides; with a length that is never wrong, so that a block_length is blamed itself.
+    _check(model, settings, {"gen_length": max(settings.block_length or 1, 1)})
     gen_length = settings.whole_blocks(max_tokens)
     if steps is None:
         return settings, gen_length

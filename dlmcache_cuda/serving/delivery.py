@@ -21,7 +21,7 @@ async def deliver(request: Request, engine: Engine, answer: Answer, jobs: list[J
     Raises:
         ApiError: the engine's.
     """
-    everything = asyncio.gather(*(job.mailbox.last() for job in jobs))
+    everything = asyncio.ensure_future(_last(jobs))
     left = asyncio.ensure_future(_client_left(request))
     try:
         await asyncio.wait((everything, left), return_when=asyncio.FIRST_COMPLETED)
@@ -36,6 +36,11 @@ async def deliver(request: Request, engine: Engine, answer: Answer, jobs: list[J
         left.cancel()
         everything.cancel()
         engine.cancel(jobs)
+
+
+async def _last(jobs: Sequence[Job]) -> list[Snapshot]:
+    # Not gather(): one that is cancelled and never awaited again is reported as an error.
+    return [await job.mailbox.last() for job in jobs]
 
 
 async def _client_left(request: Request) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 
 from dlmcache_cuda.model import Llada
@@ -16,8 +17,10 @@ from dlmcache_cuda.serving.scheduler import Scheduler
 from dlmcache_cuda.serving.text_codec import TextCodec
 
 _log = logging.getLogger(__name__)
-# Batches that fail one after another before the server calls itself ill: no request does that.
+# Batches that fail one after another before the server calls itself ill, and for how long it does.
+# Requests may be to blame, and only others can show that: so it has to ask for some again.
 _MAX_FAILURES = 3
+_ILL_SECONDS = 30.0
 
 
 class Engine:
@@ -35,15 +38,21 @@ class Engine:
         self._scheduler = Scheduler(model, limits, codec, metrics)
         self._changed = threading.Condition()
         self._arrived: list[Job] = []
+        self._open: set[Job] = set()
         self._cancelled = False
         self._accepting = True
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="dlmcache-engine", daemon=True)
+        self._thread: threading.Thread | None = None
         metrics.watch(self)
 
     @property
     def num_waiting(self) -> int:
         return len(self._arrived) + len(self._scheduler.waiting)
+
+    @property
+    def num_open(self) -> int:
+        """Sequences whose clients still wait, or read."""
+        return len(self._open)
 
     @property
     def num_running(self) -> int:
@@ -58,10 +67,11 @@ class Engine:
         """Why a load balancer should send requests elsewhere; None: nothing is wrong."""
         if not self._accepting:
             return "shutting down"
-        if not self._thread.is_alive():
+        if not self._alive:
             return "the engine is not running"
-        if self._scheduler.failures >= _MAX_FAILURES:
-            return f"the last {self._scheduler.failures} batches failed"
+        failures, last_failure = self._scheduler.failures, self._scheduler.last_failure
+        if failures >= _MAX_FAILURES and time.monotonic() < last_failure + _ILL_SECONDS:
+            return f"the last {failures} batches failed"
         return None
 
     def warm_up(self, settings: LaneSettings) -> None:
@@ -73,6 +83,15 @@ class Engine:
         self._scheduler.open(settings)
 
     def start(self) -> None:
+        """Begins to decode; again after :meth:`close`.
+
+        Raises:
+            RuntimeError: it has begun.
+        """
+        if self._alive:
+            raise RuntimeError("the engine is running; an app serves once at a time")
+        self._accepting, self._closing = True, False
+        self._thread = threading.Thread(target=self._run, name="dlmcache-engine", daemon=True)
         self._thread.start()
 
     def submit(self, jobs: Sequence[Job]) -> None:
@@ -84,7 +103,7 @@ class Engine:
         with self._changed:
             if not self._accepting:
                 raise shutting_down()
-            if not self._thread.is_alive():
+            if not self._alive:
                 raise ApiError(503, "the engine is not running", code="not_running")
             free = max(0, self._limits.num_slots - self.num_running)
             room = self._limits.max_queue + free - self.num_waiting
@@ -96,6 +115,7 @@ class Engine:
                     code="queue_full",
                 )
             self._arrived.extend(jobs)
+            self._open.update(jobs)
             self._changed.notify()
 
     def cancel(self, jobs: Sequence[Job]) -> None:
@@ -103,6 +123,7 @@ class Engine:
         for job in jobs:
             job.cancelled = True
         with self._changed:
+            self._open.difference_update(jobs)
             self._cancelled = True
             self._changed.notify()
 
@@ -111,14 +132,28 @@ class Engine:
         # No lock: a signal handler may interrupt a thread that holds it.
         self._accepting = False
 
+    def end_jobs(self) -> None:
+        """Ends with 503 what is left, at once: a step may take long."""
+        self.stop_accepting()
+        with self._changed:
+            for job in self._open:
+                job.cancelled = True
+                job.fail(shutting_down())
+            self._cancelled = True
+            self._changed.notify()
+
     def close(self) -> None:
         """Ends the thread, and with 503 what is left."""
-        self.stop_accepting()
+        self.end_jobs()
         with self._changed:
             self._closing = True
             self._changed.notify()
-        if self._thread.is_alive():
+        if self._alive:
             self._thread.join()
+
+    @property
+    def _alive(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
 
     def _run(self) -> None:
         while True:

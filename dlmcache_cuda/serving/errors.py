@@ -32,6 +32,11 @@ class ApiError(Exception):
             return "server_error"
         return types.get(self.status, "invalid_request_error")
 
+    @property
+    def headers(self) -> dict[str, str] | None:
+        """Of the response."""
+        return {"Retry-After": "1"} if self.status in (429, 503) else None
+
     def body(self) -> dict[str, Any]:
         """The response, which OpenAI's clients turn into exceptions."""
         return {

@@ -32,6 +32,26 @@ class ServerDefaults:
     fixed: bool = False
 
 
+def check_defaults(defaults: ServerDefaults, limits: Limits) -> None:
+    """Refuses defaults by which a request that says nothing would be refused.
+
+    Raises:
+        ValueError: they are beyond the limits.
+    """
+    block_length = defaults.settings.block_length
+    longest = defaults.settings.longest(limits.max_gen_length)
+    if longest < 1:
+        raise ValueError(
+            f"block_length of the defaults must be at most max_gen_length "
+            f"({limits.max_gen_length}), got {block_length}"
+        )
+    if not 1 <= defaults.max_tokens <= longest:
+        raise ValueError(
+            f"max_tokens of the defaults must be in [1, {longest}], the whole blocks in "
+            f"max_gen_length ({limits.max_gen_length}), got {defaults.max_tokens}"
+        )
+
+
 class Intake:
     """Checks a request against the model and the limits, and makes jobs of it.
 
@@ -66,6 +86,12 @@ class Intake:
             raise bad_request(
                 f"this server's decode settings are fixed; leave out {', '.join(asked)}", asked[0]
             )
+        if (request.block_length or 0) > self._limits.max_gen_length:
+            raise bad_request(
+                f"block_length must be at most {self._limits.max_gen_length} here, the longest "
+                f"answer, got {request.block_length}",
+                "block_length",
+            )
         param, max_tokens = self._max_tokens(request)
         settings, gen_length = lane_settings(
             self._model,
@@ -84,11 +110,10 @@ class Intake:
         # A long text takes a while; the event loop serves others meanwhile.
         prompts = await asyncio.to_thread(self._encode, request)
         choices = request.n or 1
-        if len(prompts) * choices > self._limits.max_choices:
+        most = min(self._limits.max_choices, self._limits.max_queue + self._limits.num_slots)
+        if len(prompts) * choices > most:
             raise bad_request(
-                f"prompts times n must be at most {self._limits.max_choices}, "
-                f"got {len(prompts)} x {choices}",
-                "n",
+                f"prompts times n must be at most {most}, got {len(prompts)} x {choices}", "n"
             )
         prompts = [ids for ids in prompts for _ in range(choices)]
         seeds = check_seeds(request.seed, len(prompts))

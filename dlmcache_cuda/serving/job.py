@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from dataclasses import dataclass, field
 
@@ -43,10 +44,14 @@ class Mailbox:
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._snapshot = Snapshot()
+        self._lock = threading.Lock()
 
     def put(self, snapshot: Snapshot) -> None:
-        """Called by the engine; returns at once."""
-        self._snapshot = snapshot
+        """Called by any thread; returns at once. Nothing follows what is over."""
+        with self._lock:  # a shutdown ends jobs while a step is made
+            if self._snapshot.over:
+                return
+            self._snapshot = snapshot
         try:
             self._loop.call_soon_threadsafe(self._changed.set)
         except RuntimeError:  # the loop is closed: nobody will read

@@ -42,6 +42,8 @@ class DecodeFields(BaseModel):
 
 
 _OPENAI = ("temperature", "top_p")
+# Where 0 is a number like others: logprobs=0 asks for those of the chosen tokens.
+_ZERO_ASKS = ("logprobs", "best_of")
 
 
 class StreamOptions(BaseModel):
@@ -85,7 +87,7 @@ class GenerationRequest(DecodeFields):
             raise bad_request("draft needs stream=true", "draft")
         for name in self.unsupported():
             value = getattr(self, name)
-            if value:
+            if value or (name in _ZERO_ASKS and value == 0 and value is not False):
                 raise bad_request(
                     f"{name} is not supported by this server, got {value!r}; leave it out",
                     name,

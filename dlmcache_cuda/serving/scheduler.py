@@ -42,6 +42,8 @@ class Scheduler:
         self.lanes: dict[LaneSettings, Lane] = {}
         self.failures = 0
         """Lanes that failed since one made a step."""
+        self.last_failure = 0.0
+        """When the last one did, by ``time.monotonic()``."""
 
     @property
     def num_running(self) -> int:
@@ -153,6 +155,7 @@ class Scheduler:
             _log.exception("a batch failed; its requests are answered with 500")
             del self.lanes[lane.settings]
             lane.fail(ApiError(500, f"decoding failed: {error}", code="decoding_failed"))
+            self.last_failure = time.monotonic()
             self.failures += 1
             return
         self.failures = 0

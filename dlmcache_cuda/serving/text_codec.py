@@ -34,14 +34,14 @@ class TextCodec:
         self.lock = threading.Lock()
 
     def encode(self, prompts: Any, param: str) -> list[Tensor]:
-        """Ids of every prompt, see :func:`dlmcache_cuda.decode`.
+        """Ids of every prompt, of any length, see :func:`dlmcache_cuda.decode`.
 
         Raises:
             ApiError: 400, names ``param``.
         """
         try:
             with self.lock:
-                return tokenize_prompts(self._model, prompts, 0)
+                return tokenize_prompts(self._model, prompts, None)
         except (ValueError, TypeError) as error:
             raise bad_request(_about(str(error), param), param) from error
 

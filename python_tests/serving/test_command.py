@@ -15,6 +15,7 @@ import urllib.request
 import pytest
 
 from dlmcache_cuda.cli.main import main
+from dlmcache_cuda.serving import bind
 
 from .conftest import wait_for
 
@@ -73,6 +74,7 @@ def test_process_ends_in_order_when_asked_to():
         (["--model", "nowhere/at/all"], "does not exist"),
         (["--log-level", "loud"], "invalid choice: 'loud'"),
         (["--port", "99999"], "--port must be in [0, 65535], got 99999"),
+        (["--api-key", ""], "--api-key and DLMCACHE_API_KEY must not be empty"),
         (["--shutdown-seconds", "-1"], "--shutdown-seconds must be at least 0, got -1"),
     ],
 )
@@ -90,3 +92,12 @@ def test_port_that_is_taken(capsys):
         port = other.getsockname()[1]
         assert main(["serve", "--device", "cpu", "--port", str(port)]) == 1
     assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
+
+
+def test_two_servers_of_one_port(capsys):
+    """Neither answers yet: the second is told before it reads its model."""
+    with bind("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        assert main(["serve", "--model", "nowhere/at/all", "--port", str(port)]) == 1
+    error = capsys.readouterr().err
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in error

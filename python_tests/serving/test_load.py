@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import json
 import socket
 import threading
@@ -11,6 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
+
+import dlmcache_cuda
+from dlmcache_cuda.serving import engine as engine_module
 
 from .conftest import LIMITS, SETTINGS, chat, decoded, run_server, wait_for
 
@@ -107,6 +111,14 @@ def test_clients_that_leave_free_their_slots(server, stream, after):
     wait_for(lambda: server.metric("dlmcache_requests_in_progress") == 0)
 
 
+def test_clients_that_leave_are_no_errors_of_the_log(server, caplog):
+    leave(server, SLOW, None)
+    server.wait_until_empty()
+    wait_for(lambda: server.metric("dlmcache_requests_in_progress") == 0)
+    gc.collect()
+    assert not caplog.records
+
+
 def test_clients_that_leave_while_they_wait(model):
     with run_server(model, dataclasses.replace(LIMITS, num_slots=1, max_lanes=1)) as server:
         first = threading.Thread(target=server.post, args=("/v1/completions", SHORTER))
@@ -129,8 +141,9 @@ def test_full_queue_is_answered_with_429_and_the_rest_is_served(model):
         assert statuses.count(200) >= 5
         refused = next(content for status, content in answers if status == 429)
         assert refused["error"]["code"] == "queue_full"
-        status, _ = server.post("/v1/completions", body | {"n": 6})
-        assert status == 429, "more than slots and queue hold"
+        status, content = server.post("/v1/completions", body | {"n": 6})
+        assert (status, content["error"]["param"]) == (400, "n"), "slots and queue never hold 6"
+        assert "at most 5, got 1 x 6" in content["error"]["message"]
         assert (
             server.post("/v1/completions", body | {"n": 5, "max_tokens": 32, "steps": 32})[0] == 200
         )
@@ -142,8 +155,10 @@ def test_too_many_connections_are_answered_with_429(model):
         first = threading.Thread(target=server.post, args=("/v1/completions", SHORTER))
         first.start()
         wait_for(lambda: server.engine.num_running)
-        status, content = server.post("/v1/completions", SLOW)
-        assert (status, content["error"]["code"]) == (429, "too_many_requests")
+        with pytest.raises(openai.RateLimitError) as refused:
+            server.client().completions.create(model="tiny_llada", prompt="Q:")
+        assert refused.value.code == "too_many_requests"
+        assert refused.value.response.headers["Retry-After"] == "1"
         assert "ok" in server.get("/health")
         first.join()
         assert server.post("/v1/completions", SLOW | {"max_tokens": 8, "steps": 8})[0] == 200
@@ -168,12 +183,30 @@ def test_more_settings_than_lanes_take_turns(model, questions):
         assert list(pool.map(ask, thresholds)) == [expected[value] for value in thresholds]
 
 
-def test_batch_that_fails_ends_with_500_and_the_server_goes_on(questions):
-    import dlmcache_cuda
-
+@pytest.fixture
+def poisoned():
+    """A model, and a token that makes its batches fail."""
     model = dlmcache_cuda.load(device="cpu")
-    (poison,) = model.tokenizer("(t)")["input_ids"]  # a word that the question has no use for
+    (poison,) = model.tokenizer("(t)")["input_ids"]  # a word that the questions have no use for
     model.embedding.data[poison] = float("nan")
+    return model, poison
+
+
+def test_server_that_is_ill_asks_for_requests_again(poisoned, monkeypatch):
+    model, poison = poisoned
+    with run_server(model) as server:
+        for _ in range(3):
+            assert server.post("/v1/completions", {"prompt": [5, poison]})[0] == 500
+        assert server.engine.problem == "the last 3 batches failed"
+        monkeypatch.setattr(engine_module, "_ILL_SECONDS", 0.05)
+        wait_for(lambda: server.engine.problem is None, 1)
+        monkeypatch.setattr(engine_module, "_ILL_SECONDS", 30.0)
+        assert server.post("/v1/completions", {"prompt": [5, poison]})[0] == 500
+        assert server.engine.problem == "the last 4 batches failed", "one more is enough"
+
+
+def test_batch_that_fails_ends_with_500_and_the_server_goes_on(poisoned, questions):
+    model, poison = poisoned
     with run_server(model) as server:
         expected = decoded(model, questions[0]).text[0]
         good = {"prompt": questions[0], "max_tokens": 96}

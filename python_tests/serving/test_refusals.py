@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import shutil
 import socket
 import time
@@ -12,8 +14,9 @@ import pytest
 
 import dlmcache_cuda
 from dlmcache_cuda.assets import tiny_llada_path
+from dlmcache_cuda.serving import Limits, ServerDefaults, create_app
 
-from .conftest import LIMITS, chat, run_server
+from .conftest import LIMITS, SETTINGS, chat, run_server
 
 GOOD = {"model": "tiny_llada", "prompt": "Q:", "max_tokens": 4}
 
@@ -25,6 +28,7 @@ WRONG = [
     ({"prompt": [[]]}, "prompt", "no tokens"),
     ({"prompt": [5, 100000]}, "prompt", "0 to 95"),
     ({"prompt": [5, -1]}, "prompt", "-1"),
+    ({"prompt": [5, 10**30]}, "prompt", "prompt holds a number of 100 bits: no token id"),
     ({"prompt": [1]}, "prompt", "mask token"),
     ({"prompt": [True]}, "prompt", "prompt"),
     ({"prompt": {"a": 1}}, "prompt", "valid string"),
@@ -65,14 +69,19 @@ WRONG = [
     ({"cache": {"name": "spa", "layer_ratios": [{}]}}, "cache", "layer_ratios"),
     ({"threshold": 2}, "threshold", "(0, 1]"),
     ({"threshold": 0.9, "factor": 1.0}, "threshold", "exclude"),
-    ({"block_length": 0}, "block_length", ">= 1"),
-    ({"steps": 0}, "steps", ">= 1"),
+    ({"block_length": 0}, "block_length", "got 0"),
+    ({"block_length": -1}, "block_length", "got -1"),
+    ({"block_length": 257}, "block_length", "at most 256 here, the longest answer, got 257"),
+    ({"block_length": 10**30, "steps": 4}, "block_length", "at most 256"),
+    ({"steps": 0}, "steps", "got 0"),
     ({"steps": 64, "max_tokens": 32}, "steps", "at most"),
     ({"steps": 3, "max_tokens": 64}, "steps", "multiple"),
     ({"remasking": "perhaps"}, "remasking", "low_confidence"),
     ({"alg": "best"}, "alg", "entropy"),
     ({"top_k": 3}, "top_k", "belongs to alg"),
     ({"logprobs": 5}, "logprobs", "not supported"),
+    ({"logprobs": 0}, "logprobs", "not supported"),
+    ({"best_of": 0}, "best_of", "not supported"),
     ({"echo": True}, "echo", "not supported"),
     ({"suffix": "end"}, "suffix", "not supported"),
     ({"best_of": 3}, "best_of", "not supported"),
@@ -90,6 +99,24 @@ def test_wrong_completion_names_the_field(server, change, param, message):
     assert error["param"] == param
     assert message in error["message"]
     assert error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("num_words", [300, 600])  # more than the server's limit; the model's too
+def test_prompt_that_is_too_long_has_a_code(server, num_words):
+    status, content = server.post("/v1/completions", GOOD | {"prompt": [5] * num_words})
+    assert (status, content["error"]["code"]) == (400, "context_length_exceeded")
+    assert f"at most 256 tokens, got {num_words}" in content["error"]["message"]
+    status, content = server.post(
+        "/v1/chat/completions", {"messages": chat("Q: " * num_words), "max_tokens": 4}
+    )
+    assert (status, content["error"]["code"]) == (400, "context_length_exceeded")
+
+
+def test_what_asks_for_nothing_is_taken(server):
+    neutral = {"logit_bias": {}, "frequency_penalty": 0, "best_of": 1, "echo": False, "suffix": ""}
+    assert server.post("/v1/completions", GOOD | neutral)[0] == 200
+    body = {"messages": chat("Q:"), "max_tokens": 4, "logprobs": False, "tools": []}
+    assert server.post("/v1/chat/completions", body)[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -215,3 +242,30 @@ def test_fixed_settings_can_not_be_changed(model):
         status, content = server.post("/v1/completions", GOOD | {"cache": "none"})
         assert status == 400 and content["error"]["param"] == "cache"
         assert server.post("/v1/completions", GOOD | {"temperature": 0.5})[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"api_key": ""}, "api_key must not be empty"),
+        (
+            {"defaults": ServerDefaults(SETTINGS, max_tokens=257)},
+            "max_tokens of the defaults must be in [1, 256], the whole blocks in max_gen_length "
+            "(256), got 257",
+        ),
+        ({"defaults": ServerDefaults(SETTINGS, max_tokens=0)}, "must be in [1, 256]"),
+        (
+            {"limits": dataclasses.replace(LIMITS, max_gen_length=16)},
+            "block_length of the defaults must be at most max_gen_length (16), got 32",
+        ),
+        (
+            {"limits": Limits(max_prompt_length=500, max_gen_length=100)},
+            "must be at most 512 together, the model's max_sequence_length, got 500 and 100",
+        ),
+    ],
+    ids=["key", "max_tokens", "zero", "block_length", "limits"],
+)
+def test_app_that_would_refuse_everybody_is_not_made(model, changes, message):
+    arguments = {"defaults": ServerDefaults(SETTINGS, max_tokens=96), "limits": LIMITS} | changes
+    with pytest.raises(ValueError, match=re.escape(message)):
+        create_app(model, **arguments)

@@ -158,6 +158,8 @@ def _check(arguments: argparse.Namespace) -> None:
     for name in ("batch_sizes", "gen_lengths", "prompt_lengths"):
         for value in getattr(arguments, name) or ():
             _positive(name, value)
+    if not 0 <= arguments.seed < 2**63:
+        raise ValueError(f"--seed must be in [0, 2^63), got {arguments.seed}")
     if arguments.threads is not None and arguments.threads > _MOST_THREADS:
         raise ValueError(f"--threads must be at most {_MOST_THREADS}, got {arguments.threads}")
     if arguments.suite is not None:

@@ -85,7 +85,10 @@ def _chat(text: str) -> list[dict[str, str]]:
 
 
 def _read_file(path: Path) -> list[Any]:
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text: {error}") from error
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if path.suffix != ".jsonl":
         return [line for _, line in numbered]

@@ -159,11 +159,15 @@ class LladaConfig:
         if missing:
             raise ValueError(f"{source}: missing {', '.join(missing)}")
 
-        def size(name: str, default: int | None = None) -> int:
+        def size(name: str, default: int | None = None, most: int = 2**31 - 1) -> int:
             value = default if get(name) is None else get(name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(
                     f"{source}: {names.get(name, name)} must be a positive integer, got {value!r}"
+                )
+            if value > most:
+                raise ValueError(
+                    f"{source}: {names.get(name, name)} must be at most {most}, got {value}"
                 )
             return value
 
@@ -185,7 +189,7 @@ class LladaConfig:
         config = cls(
             model_type=model_type,
             d_model=width,
-            n_layers=size("n_layers"),
+            n_layers=size("n_layers", most=_MOST_LAYERS),
             n_heads=heads,
             n_kv_heads=kv_heads,
             mlp_hidden_size=mlp_hidden_size,
@@ -228,6 +232,10 @@ class LladaConfig:
             )
 
 
+# Names and shapes of all weights are listed before the first is read.
+_MOST_LAYERS = 2**16
+
+
 def _refuse_other_settings(
     data: Mapping[str, Any], settings: Mapping[str, tuple[Any, ...]], source: str
 ) -> None:
@@ -250,6 +258,6 @@ def _token_ids(data: Mapping[str, Any], key: str, source: str) -> tuple[int, ...
 
 def _token_id(data: Mapping[str, Any], key: str, source: str) -> int | None:
     ids = _token_ids(data, key, source)
-    if len(ids) > 1:
+    if len(ids) > 1 or data.get(key) == []:
         raise ValueError(f"{source}: {key} must be one token id, got {list(ids)}")
     return ids[0] if ids else None

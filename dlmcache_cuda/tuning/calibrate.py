@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -118,6 +118,8 @@ def calibrate(
     seeds = check_seeds(seed, count)
     check_batch_size(batch_size, count)
     overrides = _overrides(policy.name, call, checked.gen_length, thresholds, search_block_lengths)
+    if grid is not None and not isinstance(grid, Mapping):
+        raise TypeError(f"grid must be a mapping of settings to values to try, got {grid!r}")
     grid = dict(grid or {})
     # With made-up numbers first: an error in the grid must show before the reference is decoded.
     trial_room = Room(checked.gen_length, 8, 8, {})
@@ -203,7 +205,8 @@ def _overrides(
 ) -> list[tuple[tuple[str, Any], ...]]:
     """What is searched of the commit rule, cheapest first."""
     for what, values in (("thresholds", thresholds), ("search_block_lengths", lengths)):
-        if values is not None and (isinstance(values, str) or not list(values)):
+        listed = isinstance(values, Iterable) and not isinstance(values, (str, bytes))
+        if values is not None and not (listed and list(values)):
             raise ValueError(f"{what} must be a list of values to try, got {values!r}")
     if lengths is None and name in BLOCK_POLICIES and "block_length" not in call.settings:
         lengths = block_lengths(gen_length)

@@ -209,6 +209,7 @@ def test_presets_on_a_terminal_are_a_table(capsys, monkeypatch):
         (["eval", "--tasks", "x", "--limit", "nan"], "--limit must be a number greater than 0"),
         (["eval", "--tasks", "x", "--num-fewshot", "-1"], "--num-fewshot must be at least 0"),
         (["bench", "--threads", "99999999999"], "--threads must be at most 4096"),
+        (["bench", "--seed", "99999999999999999999"], "--seed must be in [0, 2^63)"),
         (["decode", "  "], "the prompt is empty"),
         (["chat", "--block-length", "7"], "block_length must divide gen_length"),
         (["chat", "--seed", "-1"], "seed must be in"),
@@ -221,6 +222,13 @@ def test_wrong_use_is_one_line_and_code_2(arguments, message, capsys, monkeypatc
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error and error.startswith("dlmcache: error: ")
+
+
+def test_a_file_of_prompts_that_is_no_text(tmp_path, capsys):
+    path = tmp_path / "prompts.txt"
+    path.write_bytes(b"a\xff\n")
+    assert main(["verify", "--cache", "dual", "--file", str(path)]) == 2
+    assert f"{path} is no UTF-8 text" in capsys.readouterr().err
 
 
 def test_unknown_option_is_code_2(capsys):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from dlmcache_cuda.model.json_file import read_object
 
 # What a setting may be; None and absence are fine too. Anything else is another architecture, which
 # is refused by name instead of decoding nonsense.
@@ -117,13 +118,7 @@ class LladaConfig:
     @classmethod
     def from_file(cls, path: Path) -> LladaConfig:
         """Read ``config.json``; see :meth:`from_dict`."""
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path}: not valid JSON ({error})") from error
-        if not isinstance(data, dict):
-            raise ValueError(f"{path}: must hold an object, got {type(data).__name__}")
-        return cls.from_dict(data, str(path))
+        return cls.from_dict(read_object(path), str(path))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], source: str = "config") -> LladaConfig:

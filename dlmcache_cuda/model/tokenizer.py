@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from dlmcache_cuda.model.json_file import read_object
 
 _CONFIG = "tokenizer_config.json"
 _FILES = ("tokenizer.json", _CONFIG, "tokenizer.model")
@@ -49,15 +50,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 def _settings(folder: Path) -> dict[str, Any]:
     path = folder / _CONFIG
-    if not path.exists():
-        return {}
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(settings).__name__}")
-    return settings
+    return read_object(path) if path.exists() else {}
 
 
 def _check_special_ids(folder: Path, tokenizer: Any, settings: dict[str, Any]) -> None:

@@ -149,12 +149,14 @@ class WholeStack:
         if not _same(stored, self._stored()):
             tensors = {}
         if wanted not in tensors:
-            projections = [layer.weights.qkv for layer in self._layers]
-            if _lack_cuts(projections, wanted):
+            edges, uncut = _uncut([layer.weights.qkv for layer in self._layers], wanted)
+            if uncut:
+                # Nothing else may hold what is divided; see forget().
                 del stored
                 tensors = {}
                 self.forget()
-                _cut(projections, wanted)
+            for matrix in uncut:
+                matrix.cut(edges)
             stored = self._stored()
             tensors = {**tensors, wanted: _tensors(stored, wanted[-1])}
             self._known = stored, tensors
@@ -176,27 +178,14 @@ def _same(some: Sequence[object], others: Sequence[object]) -> bool:
     return len(some) == len(others) and all(map(operator.is_, some, others))
 
 
-def _edges(projections: Sequence[Linear], rows: Iterable[int]) -> frozenset[int]:
-    """Where packed ones are divided then: all of them alike."""
-    packed = (matrix for matrix in projections if isinstance(matrix, PackedLinear))
-    return frozenset(rows).union(*(matrix.edges for matrix in packed))
-
-
-def _lack_cuts(projections: Sequence[Linear], rows: Iterable[int]) -> bool:
-    """Whether packed ones are not divided there yet."""
-    edges = _edges(projections, rows)
-    return any(
-        isinstance(matrix, PackedLinear) and not matrix.edges.issuperset(edges)
-        for matrix in projections
-    )
-
-
-def _cut(projections: Sequence[Linear], rows: Iterable[int]) -> None:
-    """Divides packed ones at these rows."""
-    edges = _edges(projections, rows)
-    for matrix in projections:
-        if isinstance(matrix, PackedLinear):
-            matrix.cut(edges)
+def _uncut(
+    projections: Sequence[Linear], rows: Iterable[int]
+) -> tuple[frozenset[int], list[PackedLinear]]:
+    """Where packed ones are to be divided for products to begin and end at these rows, all of them
+    alike, and those that are not yet."""
+    packed = [matrix for matrix in projections if isinstance(matrix, PackedLinear)]
+    edges = frozenset(rows).union(*(matrix.edges for matrix in packed))
+    return edges, [matrix for matrix in packed if not matrix.edges.issuperset(edges)]
 
 
 def _tensors(of: Sequence[Any], rows: int) -> _Tensors | None:

@@ -158,17 +158,14 @@ def _about(engine: Engine, metrics: Metrics) -> APIRouter:
 def _answer_errors(app: FastAPI) -> None:
     """All errors are JSON in OpenAI's form."""
 
-    def answer(error: ApiError) -> Response:
-        return JSONResponse(error.body(), error.status, headers=error.headers)
-
     @app.exception_handler(ApiError)
     async def of_ours(_: Request, error: ApiError) -> Response:
-        return answer(error)
+        return error.response()
 
     @app.exception_handler(HTTPException)
     async def of_routing(request: Request, error: HTTPException) -> Response:
         where = f"{request.method} {request.url.path}"
-        response = answer(ApiError(error.status_code, f"{where}: {error.detail}"))
+        response = ApiError(error.status_code, f"{where}: {error.detail}").response()
         response.headers.update(error.headers or {})
         return response
 
@@ -178,4 +175,4 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def of_bugs(_: Request, error: Exception) -> Response:
-        return answer(ApiError(500, "internal error; the server's log has the details"))
+        return ApiError(500, "internal error; the server's log has the details").response()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastapi.responses import JSONResponse
+
 
 class ApiError(Exception):
     """What a client is told.
@@ -32,10 +34,10 @@ class ApiError(Exception):
             return "server_error"
         return types.get(self.status, "invalid_request_error")
 
-    @property
-    def headers(self) -> dict[str, str] | None:
-        """Of the response."""
-        return {"Retry-After": "1"} if self.status in (429, 503) else None
+    def response(self) -> JSONResponse:
+        """What the client gets."""
+        headers = {"Retry-After": "1"} if self.status in (429, 503) else None
+        return JSONResponse(self.body(), self.status, headers=headers)
 
     def body(self) -> dict[str, Any]:
         """The response, which OpenAI's clients turn into exceptions."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 
-from fastapi.responses import JSONResponse
-
 from dlmcache_cuda.serving.delivery import CLIENT_LEFT
 from dlmcache_cuda.serving.errors import ApiError, shutting_down
 from dlmcache_cuda.serving.metrics import Metrics
@@ -51,7 +49,7 @@ class Traffic:
         except asyncio.CancelledError:
             # The HTTP server ends what has not ended by itself; it would answer in plain text.
             if status == CLIENT_LEFT:
-                await _answer(shutting_down())(scope, receive, send_and_note)
+                await shutting_down().response()(scope, receive, send_and_note)
         finally:
             self._metrics.requested(endpoint, status, time.monotonic() - begin)
 
@@ -63,7 +61,7 @@ class Traffic:
                 f"{self._max_connections} may; try again later",
                 code="too_many_requests",
             )
-            await _answer(error)(scope, receive, send)
+            await error.response()(scope, receive, send)
             return
         self._count(1)
         try:
@@ -74,7 +72,3 @@ class Traffic:
     def _count(self, change: int) -> None:
         self._connections += change
         self._metrics.in_progress(self._connections)
-
-
-def _answer(error: ApiError) -> JSONResponse:
-    return JSONResponse(error.body(), error.status, headers=error.headers)

@@ -38,8 +38,8 @@ def test_tokenizer(tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("tokenizer_config.json", "[]", "tokenizer_config.json must hold a JSON object, got list"),
-        ("tokenizer_config.json", "{", "tokenizer_config.json is no JSON"),
+        ("tokenizer_config.json", "[]", "tokenizer_config.json: must hold an object, got list"),
+        ("tokenizer_config.json", "{", "tokenizer_config.json: not valid JSON"),
         ("tokenizer.json", "{", "transformers cannot read the tokenizer: "),
         ("tokenizer.json", None, "transformers cannot read the tokenizer: "),
     ],

@@ -97,6 +97,20 @@ def test_divided_projections_change_nothing(family, taken, storage):
     assert taken == [True] * 9
 
 
+def count_alive(monkeypatch, model, owner: type, method: str) -> list[int]:
+    """How many of the projections of now are still in memory at every call of a method."""
+    before = [weakref.ref(layer.weights.qkv.stored[0].weight) for layer in model.layers]
+    alive: list[int] = []
+    usual = getattr(owner, method)
+
+    def count(*arguments):
+        alive.append(sum(weight() is not None for weight in before))
+        return usual(*arguments)
+
+    monkeypatch.setattr(owner, method, count)
+    return alive
+
+
 def test_layers_are_divided_one_after_the_other(monkeypatch):
     """Of one layer alone both the whole projections and their parts are in memory."""
     if not packed.packs("cpu", torch.float32):
@@ -105,15 +119,7 @@ def test_layers_are_divided_one_after_the_other(monkeypatch):
     model = random_model(3, device="cpu", n_layers=5)
     stack = model.whole_stack
     stack._tensors()
-    before = [weakref.ref(layer.weights.qkv.stored[0].weight) for layer in model.layers]
-    alive = []
-    cut = PackedLinear.cut
-
-    def count(matrix, edges):
-        alive.append(sum(weight() is not None for weight in before))
-        return cut(matrix, edges)
-
-    monkeypatch.setattr(PackedLinear, "cut", count)
+    alive = count_alive(monkeypatch, model, PackedLinear, "cut")
     stack._tensors(model.config.d_model)
     assert alive == [5, 4, 3, 2, 1]
     stack._tensors(model.config.d_model)
@@ -123,15 +129,7 @@ def test_layers_are_divided_one_after_the_other(monkeypatch):
 def test_layers_get_their_proxies_one_after_the_other(monkeypatch, storage):
     model = random_model(3, device="cpu", n_layers=5)
     passes(model)
-    before = [weakref.ref(layer.weights.qkv.stored[0].weight) for layer in model.layers]
-    alive = []
-    with_proxy = BlockWeights.with_proxy
-
-    def count(weights, proxy):
-        alive.append(sum(weight() is not None for weight in before))
-        return with_proxy(weights, proxy)
-
-    monkeypatch.setattr(BlockWeights, "with_proxy", count)
+    alive = count_alive(monkeypatch, model, BlockWeights, "with_proxy")
     stack_proxies(model, 4)
     assert alive == [5, 4, 3, 2, 1]
 
